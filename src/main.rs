@@ -1,0 +1,2 @@
+//! The `evb` binary.
+fn main() {}
