@@ -1,1 +1,4 @@
-//! (room: sys)
+//! The operating system and the allocator: the lowest floor, where unsafe code may live.
+#![allow(unsafe_code)]
+
+pub mod zeroed;
