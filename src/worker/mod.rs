@@ -11,6 +11,7 @@ mod ingress;
 pub mod quiescence;
 mod route;
 mod snapshot;
+mod sync;
 mod thread;
 
 use std::io;

@@ -9,22 +9,16 @@
 //! Each worker has a number that only it writes: the snapshot it uses, or [`OFFLINE`]. Publisher and
 //! worker each write one variable and then read the other's, so both sides need a full fence.
 //!
+//! The synchronisation types come from `super::sync`, so that `tests/model_quiescence.rs` can run this
+//! very file under a model checker.
+//!
 //! Threads: `publish` by the daemon, `enter` and `leave` by the worker itself, `wait` by anybody.
 
 use std::fmt;
 
-#[cfg(loom)]
-use loom::sync::{
-    Arc, Condvar, Mutex,
-    atomic::{AtomicU64, Ordering, fence},
-};
-#[cfg(not(loom))]
-use std::sync::{
-    Arc, Condvar, Mutex,
-    atomic::{AtomicU64, Ordering, fence},
-};
-
 use crossbeam_utils::CachePadded;
+
+use super::sync::{Arc, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, fence};
 
 /// The number of a worker that sleeps.
 const OFFLINE: u64 = u64::MAX;
@@ -108,7 +102,7 @@ impl<T> Quiescence<T> {
 }
 
 /// A panic while one of these locks was held cannot have left its value half written.
-fn lock<T>(mutex: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> + '_ {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
         Err(poisoned) => poisoned.into_inner(),
