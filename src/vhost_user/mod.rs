@@ -1,1 +1,2 @@
 //! (room: vhost_user)
+pub mod front_end;

@@ -10,14 +10,19 @@ mod packed_device;
 mod rings;
 mod split_device;
 
-/// Negotiable features, by name, to write the product down.
-fn features(packed: bool, event_idx: bool, in_order: bool, mergeable: bool) -> DriverFeatures {
+const PACKED: u8 = 1;
+const EVENT_IDX: u8 = 2;
+const IN_ORDER: u8 = 4;
+const MERGEABLE: u8 = 8;
+
+/// One of the 16 combinations of the above.
+fn features(bits: u8) -> DriverFeatures {
     DriverFeatures {
         indirect: true,
-        event_idx,
-        in_order,
-        packed,
-        mergeable,
+        event_idx: bits & EVENT_IDX != 0,
+        in_order: bits & IN_ORDER != 0,
+        packed: bits & PACKED != 0,
+        mergeable: bits & MERGEABLE != 0,
         header_len: 12,
     }
 }

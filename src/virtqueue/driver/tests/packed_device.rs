@@ -186,14 +186,12 @@ impl Device for PackedDevice {
                 assert!(self.features.event_idx && flags == 2);
                 // Was the position passed by one of the last `since` used descriptors?
                 let event = (position & 0x7fff, position >> 15 == 1);
-                (0..since).any(|back| {
-                    let mut at = i32::from(self.used.0) - i32::from(back) - 1;
-                    let mut wrap = self.used.1;
-                    if at < 0 {
-                        (at, wrap) = (at + i32::from(self.layout.size), !wrap);
-                    }
-                    (at as u16, wrap) == event
-                })
+                let size = u32::from(self.layout.size);
+                let place =
+                    |(index, wrap): (u16, bool)| u32::from(index) + if wrap { size } else { 0 };
+                // Positions run through two rounds of the ring, one for each wrap counter.
+                (1..=u32::from(since))
+                    .any(|back| (place(self.used) + 2 * size - back) % (2 * size) == place(event))
             }
         }
     }

@@ -13,8 +13,7 @@ const LAYOUTS: [Layout; 4] = [
 
 fn every_case(mut check: impl FnMut(DriverFeatures, QueueOptions)) {
     for bits in 0..16u8 {
-        let bit = |i: u8| bits & 1 << i != 0;
-        let features = features(bit(0), bit(1), bit(2), bit(3));
+        let features = features(bits);
         for layout in LAYOUTS {
             for indirect in [false, true] {
                 let (size, buffers, buffer_len) = (16, 11, 300);
@@ -124,7 +123,7 @@ fn frames_are_received_whole_in_one_or_several_buffers() {
 
 #[test]
 fn a_legacy_header_has_ten_bytes() {
-    let mut legacy = features(false, false, false, false);
+    let mut legacy = features(0);
     legacy.header_len = 10;
     let memory = memory();
     let options = QueueOptions {
@@ -145,7 +144,7 @@ fn frames_that_do_not_fit_are_refused() {
         buffer_len: 72,
         ..QueueOptions::default()
     };
-    let mut tx = TxQueue::new(&memory, &options, features(false, false, false, true)).unwrap();
+    let mut tx = TxQueue::new(&memory, &options, features(MERGEABLE)).unwrap();
     assert_eq!(tx.send(&header(0), &[]), Err(SendError::Length(0)));
     assert_eq!(tx.send(&header(0), &[0; 61]), Err(SendError::Length(61)));
     assert_eq!(tx.send(&header(0), &[0; 60]), Ok(()));
@@ -179,7 +178,7 @@ fn impossible_queues_are_refused() {
             ..good
         },
     ] {
-        let plain = features(false, false, false, false);
+        let plain = features(0);
         assert!(TxQueue::new(&memory, &bad, plain).is_err(), "{bad:?}");
         assert!(RxQueue::new(&memory, &bad, plain).is_err(), "{bad:?}");
     }
@@ -246,7 +245,7 @@ fn the_driver_is_called_only_while_it_waits() {
 
 #[test]
 fn what_a_bad_device_writes_is_an_error() {
-    let plain = features(false, false, false, true);
+    let plain = features(MERGEABLE);
     let memory = memory();
     let options = QueueOptions {
         size: 8,
