@@ -1,1 +1,2 @@
 //! (room: virtqueue)
+pub mod driver;
