@@ -14,7 +14,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::features::DevicePolicy;
 use super::session::{PortHost, Session};
-use crate::frame::Mac;
+use crate::frame::mac::Mac;
 use crate::sys::socket;
 
 /// Bytes of a message's header: request, flags, size, each 32 bits in the machine's byte order.

@@ -14,6 +14,7 @@ use super::features::has;
 use crate::virtqueue::{
     DirtyLog, GuestMemory, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
 };
+use crate::worker::FloodState;
 
 /// Where a ring lies, as SET_VRING_ADDR says it: addresses of the front end's own mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Running {
     /// A ring that the guest receives from.
     Rx(Arc<RxRing>),
     /// A ring that the guest sends to.
-    Tx(Arc<TxRing>),
+    Tx(Arc<TxRing>, Arc<FloodState>),
 }
 
 /// What all rings of a device share.
@@ -93,15 +94,19 @@ impl Vring {
             Some(Running::Rx(ring)) => {
                 Running::Rx(Arc::new(ring.reconfigure(&config, memory, log)?))
             }
-            Some(Running::Tx(ring)) => {
-                Running::Tx(Arc::new(ring.reconfigure(&config, memory, log)?))
-            }
+            Some(Running::Tx(ring, flood)) => Running::Tx(
+                Arc::new(ring.reconfigure(&config, memory, log)?),
+                Arc::clone(flood),
+            ),
             // The base that the front end sends may be wrong after a reconnect or a migration
             // (cloud-hypervisor sends the avail index): what the ring itself says is right.
             None if index.is_multiple_of(2) => {
                 Running::Rx(Arc::new(config.activate_rx(memory, log, ResumeAt::UsedIndex)?))
             }
-            None => Running::Tx(Arc::new(config.activate_tx(memory, log, ResumeAt::UsedIndex)?)),
+            None => Running::Tx(
+                Arc::new(config.activate_tx(memory, log, ResumeAt::UsedIndex)?),
+                Arc::default(),
+            ),
         });
         Ok(())
     }
@@ -110,7 +115,7 @@ impl Vring {
     pub fn stop(&mut self) {
         match self.running.take() {
             Some(Running::Rx(ring)) => self.base = ring.next_avail(),
-            Some(Running::Tx(ring)) => self.base = ring.next_avail(),
+            Some(Running::Tx(ring, _)) => self.base = ring.next_avail(),
             None => {}
         }
         self.kick = Kick::Stopped;

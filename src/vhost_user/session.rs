@@ -21,7 +21,8 @@ use super::features::{
     CONFIG_SPACE_SIZE, DevicePolicy, VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, has,
 };
 use super::ring::{Addresses, Device, Kick, Running, Vring, header_len};
-use crate::frame::{Mac, Offloads};
+use crate::frame::mac::Mac;
+use crate::frame::offloads::Offloads;
 use crate::sys::eventfd;
 use crate::virtqueue::{DirtyLog, GuestMemory, MAX_QUEUE_SIZE, MAX_SLOTS, Region};
 use crate::worker::{PortRings, TxQueue};
@@ -177,7 +178,7 @@ impl Session {
     fn publish(&self, state: &mut State) {
         let mut rings = PortRings::none(state.life);
         rings.header_len = header_len(state.device.features);
-        rings.accepts = Offloads::accepted_by_driver(state.device.features);
+        rings.accepts = Offloads::accepted(state.device.features);
         let always = !has(state.device.features, VHOST_USER_F_PROTOCOL_FEATURES);
         for (index, vring) in state.vrings.iter().enumerate() {
             if !(vring.enabled || always) {
@@ -185,13 +186,14 @@ impl Session {
             }
             match &vring.running {
                 Some(Running::Rx(ring)) => rings.rx.push(Arc::clone(ring)),
-                Some(Running::Tx(ring)) => {
+                Some(Running::Tx(ring, flood)) => {
                     let kick = match &vring.kick {
                         Kick::Event(event) => Some(Arc::clone(event)),
                         Kick::Polled | Kick::Stopped => None,
                     };
                     let error = vring.error.clone();
-                    rings.tx.push(TxQueue::new((index / 2) as u16, Arc::clone(ring), kick, error));
+                    let (pair, ring) = ((index / 2) as u16, Arc::clone(ring));
+                    rings.tx.push(TxQueue::new(pair, ring, kick, error, Arc::clone(flood)));
                 }
                 None => {}
             }

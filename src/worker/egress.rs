@@ -6,15 +6,23 @@
 
 use arrayvec::ArrayVec;
 
+use super::count;
 use super::frame::{Frame, HEAD};
 use super::route::Job;
 use super::snapshot::{Attachment, Port, PortId, PortRings, Snapshot};
-use crate::frame::{Repair, TagAction, VnetHeader, flow_hash};
+use crate::frame::checksum::complete_checksum;
+use crate::frame::ethernet::TagAction;
+use crate::frame::flow::flow_hash;
+use crate::frame::offloads::{Repair, repair_needed};
+use crate::frame::segment::Segmenter;
+use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
-use crate::virtqueue::{self, Gather, RingError, RxBatch, RxRing, Segment, TxBatch};
+use crate::virtqueue::{self, Gather, Grant, RingError, RxBatch, RxRing, Segment, TxBatch};
 
 /// Frames given to a receiver at once.
 const RUN: usize = 64;
+/// Segments that one frame may be cut into: 64 KiB at the smallest segment that a TCP would agree to.
+const MAX_SEGMENTS: usize = 1024;
 /// Receive rings that a port can have: the stride of the table of groups.
 pub const MAX_RX_RINGS: usize = 8;
 
@@ -58,6 +66,8 @@ pub struct Egress {
     linear: Vec<u8>,
     /// The frames that repair makes of it, one behind the other.
     repaired: Vec<u8>,
+    /// One of them in the making.
+    segment: Vec<u8>,
     lengths: Vec<u32>,
 }
 
@@ -104,16 +114,21 @@ impl Egress {
                 let frame = &frames[job.frame];
                 index = self.next[index];
                 let waits = sole_receiver(frame);
-                match frame.vnet.repair_needed(rings.accepts) {
+                match repair_needed(&frame.vnet, frame.head(), rings.accepts) {
                     Repair::None => receiver.push(job, frame, waits, frames, batch, outcome),
                     repair => {
                         receiver.flush(frames, batch, outcome);
-                        self.repair(&mut receiver, repair, job, frame, waits, batch, outcome);
+                        self.repair(&mut receiver, repair, job, (frame, waits), batch, outcome);
                     }
                 }
             }
             receiver.flush(frames, batch, outcome);
-            ring.notify();
+            if ring.notify() {
+                port.counters[worker].calls(1);
+            }
+            if ring.memory().poisoned() {
+                outcome.failed(id, RingError::Poisoned);
+            }
         }
     }
 
@@ -145,14 +160,12 @@ impl Egress {
 
     /// The slow way, for a receiver that lacks an offload: the frame is put together in a buffer,
     /// completed or segmented there, and copied out.
-    #[expect(clippy::too_many_arguments, reason = "one call site, all of them differ in type")]
     fn repair(
         &mut self,
         receiver: &mut Receiver<'_>,
         repair: Repair,
         job: &Job,
-        frame: &Frame,
-        waits: bool,
+        (frame, waits): (&Frame, bool),
         batch: &TxBatch<'_>,
         outcome: &mut impl Outcome,
     ) {
@@ -160,31 +173,70 @@ impl Egress {
             receiver.refuse(frame, waits, outcome);
             return;
         }
-        self.linear.resize(frame.len + 4, 0);
-        let mut vnet = frame.vnet;
-        let Some(head_len) = job.action.apply(frame.head(), &mut self.linear) else {
-            outcome.dropped(receiver.id, DropReason::TooManyTags);
-            return;
-        };
-        vnet.retag(job.action);
-        let rest = &mut self.linear[head_len..head_len + frame.rest_len()];
-        virtqueue::read(batch.segments(frame.chain), frame.rest_at, rest);
-        self.linear.truncate(head_len + frame.rest_len());
-        self.repaired.clear();
-        self.lengths.clear();
-        let done = match repair {
-            Repair::Segment => vnet.segment(&self.linear, &mut self.repaired, &mut self.lengths),
-            Repair::Checksum | Repair::None => {
-                self.lengths.push(self.linear.len() as u32);
-                std::mem::swap(&mut self.linear, &mut self.repaired);
-                vnet.complete_checksum(&mut self.repaired)
+        match self.make_whole(job, frame, batch).and_then(|vnet| self.mend(repair, &vnet)) {
+            Ok(()) => {
+                let header = frame.vnet.for_receiver(repair, receiver.rings.accepts);
+                let frames = Mended { bytes: &self.repaired, lengths: &self.lengths, header };
+                receiver.send_mended(&frames, (frame, waits), outcome);
             }
-        };
-        match done {
-            Ok(()) => receiver.send_private(&self.repaired, &self.lengths, (frame, waits), outcome),
             Err(reason) => outcome.dropped(receiver.id, reason),
         }
     }
+
+    /// Puts the whole frame, with its tags as the receiver gets them, into `linear`.
+    fn make_whole(
+        &mut self,
+        job: &Job,
+        frame: &Frame,
+        batch: &TxBatch<'_>,
+    ) -> Result<VnetHeader, DropReason> {
+        self.linear.resize(frame.len + HEAD, 0);
+        let head_len = job.action.apply(frame.head(), &mut self.linear);
+        let head_len = head_len.ok_or(DropReason::TooManyTags)?;
+        let whole = head_len + frame.rest_len();
+        self.linear.resize(whole, 0);
+        virtqueue::read(rest(batch, frame), frame.rest_at, &mut self.linear[head_len..]);
+        let mut vnet = frame.vnet;
+        vnet.retag(job.action.growth().into());
+        Ok(vnet)
+    }
+
+    /// Makes of `linear` what a receiver without offloads takes.
+    fn mend(&mut self, repair: Repair, vnet: &VnetHeader) -> Result<(), DropReason> {
+        self.lengths.clear();
+        if repair != Repair::Segment {
+            complete_checksum(&mut self.linear, vnet)?;
+            self.lengths.push(self.linear.len() as u32);
+            std::mem::swap(&mut self.linear, &mut self.repaired);
+            return Ok(());
+        }
+        self.repaired.clear();
+        self.segment.resize(self.linear.len(), 0);
+        let mut segments = Segmenter::new(&self.linear, vnet, &mut self.segment)?;
+        if segments.plan().segments() > MAX_SEGMENTS {
+            return Err(DropReason::BadGso);
+        }
+        while let Some(segment) = segments.next() {
+            self.repaired.extend_from_slice(segment);
+            self.lengths.push(segment.len() as u32);
+        }
+        Ok(())
+    }
+}
+
+/// The segments in which the rest of a frame lies; none for a frame that is all head.
+fn rest<'b, 'm>(batch: &'b TxBatch<'m>, frame: &Frame) -> &'b [Segment<'m>] {
+    match batch.chains().get(frame.chain) {
+        Some(chain) if frame.rest_len() > 0 => batch.segments(chain),
+        _ => &[],
+    }
+}
+
+/// Frames that repair has made, one behind the other, and the header that goes before each.
+struct Mended<'a> {
+    bytes: &'a [u8],
+    lengths: &'a [u32],
+    header: VnetHeader,
 }
 
 /// The receive ring for a frame: by its flow, so that a flow keeps its order whichever worker
@@ -227,7 +279,7 @@ impl Receiver<'_> {
         batch: &TxBatch<'_>,
         outcome: &mut impl Outcome,
     ) {
-        let len = frame.len.wrapping_add_signed(job.action.growth());
+        let len = frame.len.saturating_add_signed(job.action.growth().into());
         self.wants.push((self.rings.header_len + len) as u32);
         self.run.push((job.frame, job.action, waits));
         if self.run.is_full() {
@@ -238,17 +290,20 @@ impl Receiver<'_> {
     /// Copies what `push` has gathered.
     fn flush(&mut self, frames: &[Frame], batch: &TxBatch<'_>, outcome: &mut impl Outcome) {
         let mut sent = 0;
-        if !self.closed && !self.run.is_empty() {
-            let mut reserved = RxBatch::new();
-            match self.ring.reserve(&self.wants, &mut reserved) {
-                Ok(granted) => {
-                    for (place, &(form, action, _)) in self.run[..granted].iter().enumerate() {
-                        let frame = &frames[form];
-                        self.copy(&reserved, place, frame, action, batch, outcome);
+        let mut reserved = RxBatch::new();
+        while !self.closed && sent < self.run.len() {
+            match self.ring.reserve(&self.wants[sent..], &mut reserved) {
+                Ok(reservation) => {
+                    let now = &self.run[sent..sent + reservation.granted];
+                    for (grant, &(form, action, _)) in reserved.grants().zip(now) {
+                        let done = self.copy(&grant, &frames[form], action, batch);
+                        if let Err(reason) = done {
+                            outcome.dropped(self.id, reason);
+                        }
                     }
                     self.ring.complete(&mut reserved);
-                    sent = granted;
-                    self.closed = granted < self.run.len();
+                    sent += reservation.granted;
+                    self.closed = reservation.starved || reservation.granted == 0;
                 }
                 Err(error) => {
                     outcome.failed(self.id, error);
@@ -256,107 +311,98 @@ impl Receiver<'_> {
                 }
             }
         }
-        let run = std::mem::take(&mut self.run);
-        self.wants.clear();
-        for &(form, _, waits) in &run[sent..] {
+        for &(form, _, waits) in &self.run[sent..] {
             self.refuse(&frames[form], waits, outcome);
         }
+        self.run.clear();
+        self.wants.clear();
     }
 
-    /// Writes one frame into the buffers reserved at `place`.
+    /// Writes one frame into its buffers.
     fn copy(
         &self,
-        reserved: &RxBatch<'_>,
-        place: usize,
+        grant: &Grant<'_, '_>,
         frame: &Frame,
         action: TagAction,
         batch: &TxBatch<'_>,
-        outcome: &mut impl Outcome,
-    ) {
-        let Some(buffers) = reserved.frame(place) else {
-            outcome.dropped(self.id, DropReason::RxBufferTooSmall);
-            return;
-        };
-        let mut vnet = frame.vnet;
-        vnet.for_receiver(self.rings.accepts);
-        let rest = batch.segments(frame.chain);
-        if action.is_none() {
-            self.write(reserved, place, buffers, vnet, frame.head(), (rest, frame.rest_at, frame.rest_len()));
+    ) -> Result<(), DropReason> {
+        let mut vnet = frame.vnet.for_receiver(Repair::None, self.rings.accepts);
+        let mut tagged = [0; HEAD + 32];
+        let head = if action.is_keep() {
+            frame.head()
         } else {
-            let mut head = [0; HEAD + 32];
-            let Some(len) = action.apply(frame.head(), &mut head) else {
-                outcome.dropped(self.id, DropReason::TooManyTags);
-                return;
-            };
-            vnet.retag(action);
-            let rest = (rest, frame.rest_at, frame.rest_len());
-            self.write(reserved, place, buffers, vnet, &head[..len], rest);
-        }
-        self.count(frame);
+            let len = action.apply(frame.head(), &mut tagged).ok_or(DropReason::TooManyTags)?;
+            vnet.retag(action.growth().into());
+            &tagged[..len]
+        };
+        let rest_len = frame.rest_len();
+        self.write(grant, vnet, head, (rest(batch, frame), frame.rest_at, rest_len))?;
+        count::rx(&self.port.counters[self.worker], frame.header.dst, head.len() + rest_len);
+        Ok(())
     }
 
     fn write(
         &self,
-        reserved: &RxBatch<'_>,
-        place: usize,
-        buffers: u16,
+        grant: &Grant<'_, '_>,
         mut vnet: VnetHeader,
         head: &[u8],
         (rest, rest_skip, rest_len): (&[Segment<'_>], usize, usize),
-    ) {
-        vnet.num_buffers = buffers;
+    ) -> Result<(), DropReason> {
+        let Grant::Buffers { buffers, segments } = grant else { return Err(DropReason::RxChain) };
+        vnet.num_buffers = *buffers;
         let header = vnet.encode();
         let header = &header[..self.rings.header_len];
-        self.ring.write(reserved, place, &Gather { header, head, rest, rest_skip, rest_len });
+        self.ring.copy(segments, &Gather { header, head, rest, rest_skip, rest_len });
+        Ok(())
     }
 
-    /// Sends frames that lie one behind the other in a buffer of the worker, made from `frame`.
-    fn send_private(
+    /// Sends what repair has made of `frame`.
+    fn send_mended(
         &mut self,
-        bytes: &[u8],
-        lengths: &[u32],
+        mended: &Mended<'_>,
         (frame, waits): (&Frame, bool),
         outcome: &mut impl Outcome,
     ) {
+        let header_len = self.rings.header_len as u32;
         let mut at = 0;
-        let mut left = lengths;
-        while !left.is_empty() {
-            let now = &left[..left.len().min(RUN)];
-            let wants: ArrayVec<u32, RUN> =
-                now.iter().map(|len| len + self.rings.header_len as u32).collect();
+        let mut sent = 0;
+        while sent < mended.lengths.len() {
+            let now = &mended.lengths[sent..mended.lengths.len().min(sent + RUN)];
+            let wants: ArrayVec<u32, RUN> = now.iter().map(|len| len + header_len).collect();
             let mut reserved = RxBatch::new();
-            let granted = match self.ring.reserve(&wants, &mut reserved) {
-                Ok(granted) => granted,
+            let reservation = match self.ring.reserve(&wants, &mut reserved) {
+                Ok(reservation) => reservation,
                 Err(error) => {
                     outcome.failed(self.id, error);
-                    0
+                    self.closed = true;
+                    return;
                 }
             };
-            if granted < now.len() && at == 0 && self.may_wait(waits) {
+            if reservation.starved && sent == 0 && self.may_wait(waits) {
                 // Nothing of this frame is out yet: all of it can be tried again.
                 self.ring.cancel(&mut reserved);
                 self.closed = true;
                 outcome.wait(frame.chain);
                 return;
             }
-            for (place, &len) in now[..granted].iter().enumerate() {
-                let head = &bytes[at..at + len as usize];
+            for (grant, &len) in reserved.grants().zip(now) {
+                let bytes = &mended.bytes[at..at + len as usize];
                 at += len as usize;
-                if let Some(buffers) = reserved.frame(place) {
-                    let vnet = VnetHeader::default();
-                    self.write(&reserved, place, buffers, vnet, head, (&[], 0, 0));
-                    self.port.counters[self.worker].count_rx(frame.header.dst, head.len());
-                } else {
-                    outcome.dropped(self.id, DropReason::RxBufferTooSmall);
+                match self.write(&grant, mended.header, bytes, (&[], 0, 0)) {
+                    Ok(()) => {
+                        let counters = &self.port.counters[self.worker];
+                        count::rx(counters, frame.header.dst, bytes.len());
+                    }
+                    Err(reason) => outcome.dropped(self.id, reason),
                 }
             }
             self.ring.complete(&mut reserved);
-            if granted < now.len() {
+            sent += reservation.granted;
+            if reservation.starved || reservation.granted == 0 {
                 self.closed = true;
                 outcome.dropped(self.id, DropReason::RingFull);
                 return;
             }
-            left = &left[now.len()..];
         }
     }
 
@@ -371,9 +417,5 @@ impl Receiver<'_> {
 
     fn may_wait(&self, waits: bool) -> bool {
         waits && !self.ring.stalled(self.patience.now_ns, self.patience.limit_ns)
-    }
-
-    fn count(&self, frame: &Frame) {
-        self.port.counters[self.worker].count_rx(frame.header.dst, frame.len);
     }
 }

@@ -18,7 +18,7 @@ pub struct Flood {
     /// Where its chain stands, counted from the oldest chain that is not used.
     pub chain: usize,
     /// Readable bytes of the chain when the flood began.
-    pub chain_len: usize,
+    pub chain_len: u32,
 }
 
 impl Flood {

@@ -3,7 +3,8 @@
 //! The first bytes are read from the guest once. Every decision uses this copy, and it is what is
 //! written out, so a guest cannot change an address or a tag after it was checked.
 
-use crate::frame::{Header, TagAction, VnetHeader};
+use crate::frame::ethernet::{self, Header, TagAction};
+use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
 
 /// Bytes of a frame that are copied and classified.
@@ -23,7 +24,7 @@ pub struct Frame {
     /// Bytes of the whole frame.
     pub len: usize,
     /// Longest frame on the wire that a GSO frame stands for; `None` for others.
-    pub segment_len: Option<usize>,
+    pub segment_len: Option<u32>,
     /// Where the part that is not in the head begins, counted in the bytes of the chain.
     pub rest_at: usize,
     head: [u8; HEAD + GROWTH],
@@ -47,8 +48,7 @@ impl Frame {
     ///
     /// # Errors
     ///
-    /// The reason to drop a frame that is too short for its headers, or whose virtio-net header
-    /// does not fit it.
+    /// `Runt` for a frame that is too short for its Ethernet header.
     pub fn new(
         chain: usize,
         vnet: VnetHeader,
@@ -56,10 +56,10 @@ impl Frame {
         len: usize,
         rest_at: usize,
     ) -> Result<Self, DropReason> {
-        let header = Header::parse(head)?;
+        let header = ethernet::parse(head)?;
         let mut bytes = [0; HEAD + GROWTH];
         bytes[..head.len()].copy_from_slice(head);
-        let segment_len = vnet.max_segment_len(head);
+        let segment_len = vnet.max_segment_len();
         Ok(Self { chain, vnet, header, len, segment_len, rest_at, head: bytes, head_len: head.len() })
     }
 
@@ -74,9 +74,9 @@ impl Frame {
             .apply(&self.head[..self.head_len], &mut frame.head)
             .ok_or(DropReason::TooManyTags)?;
         frame.len = self.len - self.head_len + frame.head_len;
-        frame.vnet.retag(action);
-        frame.segment_len = frame.vnet.max_segment_len(frame.head());
-        frame.header = Header::parse(frame.head())?;
+        frame.vnet.retag(action.growth().into());
+        frame.segment_len = frame.vnet.max_segment_len();
+        frame.header = ethernet::parse(frame.head())?;
         Ok(frame)
     }
 }

@@ -1,13 +1,14 @@
 //! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
 
-use std::sync::PoisonError;
-
+use super::count;
 use super::egress::{Egress, Outcome, Patience};
 use super::flood::Flood;
 use super::frame::{Frame, HEAD};
+use super::lock;
 use super::route::Routes;
 use super::snapshot::{PortId, Snapshot};
-use crate::frame::{Mac, Origin, VnetHeader};
+use crate::frame::mac::Mac;
+use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::{DropReason, PortCounters};
 use crate::virtqueue::{self, RingError, TxBatch, TxGuard};
 
@@ -15,6 +16,11 @@ use crate::virtqueue::{self, RingError, TxBatch, TxGuard};
 pub const BURST: usize = 32;
 /// Copies of one frame made in one turn.
 const SLICE: usize = 64;
+
+/// Bytes of the longest frame: 64 KiB of IP packet, its Ethernet header, and tags.
+const MAX_FRAME: usize = 65_535 + 14 + 8;
+/// The address counted where there is none.
+const NOBODY: Mac = Mac::new([0; 6]);
 
 /// What a turn came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +61,7 @@ impl Path {
         let Some(queue) = rings.tx.get(index) else { return Turn::Idle };
         // Held by another worker only while the queue moves from it to this one.
         let Some(mut guard) = queue.ring.try_lock() else { return Turn::Busy };
-        let mut flood = queue.flood.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flood = lock(&queue.flood.0);
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
             Ok(0) => return Turn::Idle,
@@ -70,13 +76,13 @@ impl Path {
             waiting: 0,
             sole: 0,
             flooded: 0,
-            sent: [(Mac::ZERO, 0); BURST],
+            sent: [(NOBODY, 0); BURST],
         };
         self.routes.clear();
         let end = if flood.is_active() { flood.chain.min(taken) } else { taken };
         let mut finished: u64 = 0;
         for chain in 0..end {
-            if batch.is_done(chain) {
+            if batch.chains()[chain].done {
                 continue;
             }
             finished |= 1 << chain;
@@ -98,8 +104,8 @@ impl Path {
                     }
                 }
                 Err(reason) => {
-                    burst.sent[chain] = (Mac::ZERO, batch.len(chain));
-                    burst.counters.count_drop(reason);
+                    burst.sent[chain] = (NOBODY, batch.chains()[chain].len as usize);
+                    burst.counters.drop_frames(reason, 1);
                 }
             }
         }
@@ -116,7 +122,7 @@ impl Path {
         finished &= !(burst.waiting | at_flood);
         for chain in bits(finished) {
             let (dst, len) = burst.sent[chain];
-            burst.counters.count_tx(dst, len);
+            count::tx(burst.counters, dst, len);
             guard.finish(chain);
         }
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
@@ -125,10 +131,39 @@ impl Path {
         let consumed = usize::from(guard.publish());
         flood.chain = flood.chain.saturating_sub(consumed);
         drop(guard);
-        if consumed > 0 {
-            queue.ring.notify();
+        if consumed > 0 && queue.ring.notify() {
+            port.counters[at.worker].calls(1);
+        }
+        if queue.ring.memory().poisoned() {
+            return Turn::Failed(RingError::Poisoned);
         }
         Turn::Busy
+    }
+
+    /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
+    pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
+        let Some(port) = snapshot.port(id) else { return };
+        let drop_frame = |port, reason| drop_at(snapshot, at.worker, port, reason);
+        let bytes = &bytes[..bytes.len().min(HEAD)];
+        let vnet = VnetHeader { num_buffers: 1, ..VnetHeader::default() };
+        self.routes.clear();
+        match Frame::new(0, vnet, bytes, bytes.len(), 0) {
+            Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
+            Err(reason) => drop_frame(id, reason),
+        }
+        let mut burst = Burst {
+            counters: &port.counters[at.worker],
+            snapshot,
+            worker: at.worker,
+            failed: &mut self.failed,
+            waiting: 0,
+            sole: 0,
+            flooded: 0,
+            sent: [(NOBODY, 0); BURST],
+        };
+        let (frames, jobs) = (&self.routes.frames, &self.routes.jobs);
+        let (here, batch) = ((snapshot, at.worker), TxBatch::new());
+        self.egress.deliver(here, (frames, jobs), &batch, |_| false, at.patience, &mut burst);
     }
 
     /// Makes the next slice of the copies of a flood.
@@ -143,7 +178,7 @@ impl Path {
         let chain = flood.chain;
         // The descriptors were read again. If the guest changed them meanwhile, the rest of the
         // payload may be missing: no copy is made of what is not there.
-        if batch.len(chain) == flood.chain_len {
+        if batch.chains()[chain].len == flood.chain_len {
             for frame in &mut flood.frames {
                 frame.chain = chain;
             }
@@ -154,12 +189,12 @@ impl Path {
             let here = (burst.snapshot, at.worker);
             self.egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
         } else {
-            burst.counters.count_drop(DropReason::MalformedChain);
+            burst.counters.drop_frames(DropReason::BadChain, 1);
             flood.clear();
         }
         if !flood.is_active() {
             if let Some(frame) = flood.frames.first() {
-                burst.counters.count_tx(frame.header.dst, frame.len);
+                count::tx(burst.counters, frame.header.dst, frame.len);
             }
             flood.clear();
             guard.finish(chain);
@@ -182,7 +217,7 @@ fn begin_flood(
         job.frame -= first_form;
     }
     flood.chain = chain;
-    flood.chain_len = batch.len(chain);
+    flood.chain_len = batch.chains()[chain].len;
 }
 
 /// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
@@ -191,20 +226,25 @@ fn read_frame(
     chain: usize,
     header_len: usize,
 ) -> Result<Frame, DropReason> {
-    let mut bytes = [0; VnetHeader::SIZE + HEAD];
-    let start = VnetHeader::SIZE - header_len;
-    let read = virtqueue::read(batch.segments(chain), 0, &mut bytes[start..]);
-    let len = batch.len(chain).checked_sub(header_len).ok_or(DropReason::Runt)?;
-    let head = &bytes[VnetHeader::SIZE..start + read.max(header_len)];
-    let mut vnet = VnetHeader::decode(&bytes[start..]);
-    vnet.num_buffers = 0;
-    let vnet = vnet.check(len, head, Origin::Guest)?;
+    let described = &batch.chains()[chain];
+    let len = (described.len as usize).checked_sub(header_len).ok_or(DropReason::BadHeader)?;
+    if len > MAX_FRAME {
+        return Err(DropReason::TooLong);
+    }
+    // A legacy header is two bytes shorter; the field that it lacks stays zero.
+    let mut bytes = [0; VnetHeader::LEN + HEAD];
+    let read = virtqueue::read(batch.segments(described), 0, &mut bytes[..header_len + HEAD]);
+    let (header, behind) = bytes.split_at_mut(header_len);
+    let mut fields = [0; VnetHeader::LEN];
+    fields[..header_len].copy_from_slice(header);
+    let head = &mut behind[..read.saturating_sub(header_len)];
+    let vnet = VnetHeader::decode(&fields).check(len, head, Origin::Guest)?;
     Frame::new(chain, vnet, head, len, header_len + head.len())
 }
 
 fn drop_at(snapshot: &Snapshot, worker: usize, port: PortId, reason: DropReason) {
     if let Some(port) = snapshot.port(port) {
-        port.counters[worker].count_drop(reason);
+        port.counters[worker].drop_frames(reason, 1);
     }
 }
 

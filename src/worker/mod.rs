@@ -4,6 +4,7 @@
 //! [`Snapshot`] and never wait for a control thread; how things are taken away from them is told in
 //! [`quiescence`].
 
+mod count;
 mod egress;
 mod flood;
 mod frame;
@@ -15,7 +16,7 @@ mod sync;
 mod thread;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -25,7 +26,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::sys::cpu;
 use crate::virtqueue::RingError;
 use quiescence::Quiescence;
-pub use snapshot::{Attachment, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
+pub use snapshot::{Attachment, FloodState, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,14 @@ struct Shared {
     settings: Settings,
     events: Box<dyn Fn(Event) + Send + Sync>,
     started: Instant,
+    /// Frames that worker 0 sends in the name of a port.
+    injected: Mutex<Vec<(PortId, Vec<u8>)>>,
+    has_injected: AtomicBool,
+}
+
+/// A panic while such a lock was held cannot have left its value half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A handle for waiting until workers have let go of something.
@@ -112,6 +121,8 @@ impl Pool {
             settings,
             events: Box::new(events),
             started: Instant::now(),
+            injected: Mutex::default(),
+            has_injected: AtomicBool::new(false),
         });
         let mut pool = Self { shared, threads: vec![] };
         for number in 0..count {
@@ -142,6 +153,13 @@ impl Pool {
         let number = self.shared.quiescence.publish(snapshot);
         self.wake_all();
         number
+    }
+
+    /// Sends frames, of at most 128 bytes each, as if they came in by `port`.
+    pub fn inject(&self, port: PortId, frames: impl IntoIterator<Item = Vec<u8>>) {
+        lock(&self.shared.injected).extend(frames.into_iter().map(|frame| (port, frame)));
+        self.shared.has_injected.store(true, Ordering::Release);
+        self.wake_all();
     }
 
     /// Waits for workers, from any thread.

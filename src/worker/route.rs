@@ -5,7 +5,7 @@
 
 use super::frame::Frame;
 use super::snapshot::{Attachment, PortId, Snapshot};
-use crate::frame::TagAction;
+use crate::frame::ethernet::TagAction;
 use crate::relay::{self, PortSet, Verdict};
 use crate::stats::DropReason;
 
@@ -77,23 +77,11 @@ impl Routes {
         let view = relay::View { relay: &in_relay.relay, active: &in_relay.active };
         let mut targets = std::mem::take(&mut self.targets);
         let frame = &self.frames[index];
-        let looked_at = relay::Frame {
-            header: &frame.header,
-            head: frame.head(),
-            len: frame.len as u32,
-            segment_len: frame.segment_len.map(|len| len as u32),
-        };
-        let (verdict, class) = relay::forward(&view, port.slot, &looked_at, now, &mut targets);
+        let (verdict, class) = view.forward(port.slot, &facts(frame), now, &mut targets);
         let mut deliver = |routes: &mut Self, slot| {
             let Some(to) = in_relay.port(slot) else { return };
-            let frame = &routes.frames[index];
-            let looked_at = relay::Frame {
-                header: &frame.header,
-                head: frame.head(),
-                len: frame.len as u32,
-                segment_len: frame.segment_len.map(|len| len as u32),
-            };
-            let done = relay::egress(&view, slot, &class, &looked_at)
+            let done = view
+                .egress(slot, &class, &facts(&routes.frames[index]))
                 .and_then(|action| routes.hand_over(snapshot, to, index, action, hops));
             if let Err(reason) = done {
                 dropped(to, reason);
@@ -129,9 +117,9 @@ impl Routes {
             None => Err(DropReason::PortDown),
             Some(Attachment::Patch(peer)) => {
                 if hops == MAX_HOPS {
-                    return Err(DropReason::PatchLoop);
+                    return Err(DropReason::TooManyHops);
                 }
-                let frame = if action.is_none() {
+                let frame = if action.is_keep() {
                     frame
                 } else {
                     self.frames.push(self.frames[frame].retagged(action)?);
@@ -145,5 +133,14 @@ impl Routes {
                 Ok(())
             }
         }
+    }
+}
+
+/// What a relay looks at.
+fn facts(frame: &Frame) -> relay::Frame<'_> {
+    relay::Frame {
+        header: &frame.header,
+        len: frame.len as u32,
+        segment_len: frame.segment_len,
     }
 }

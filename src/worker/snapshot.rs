@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::flood::Flood;
-use crate::frame::Offloads;
+use crate::frame::offloads::Offloads;
 use crate::relay::{PortSet, Relay, Slot};
 use crate::stats::PortCounters;
 use crate::virtqueue::{RxRing, TxRing};
@@ -119,7 +119,7 @@ pub struct PortRings {
 impl PortRings {
     /// No rings, in the device's life number `life`.
     pub fn none(life: u64) -> Self {
-        Self { life, header_len: 12, accepts: Offloads::default(), rx: vec![], tx: vec![] }
+        Self { life, header_len: 12, accepts: Offloads::NONE, rx: vec![], tx: vec![] }
     }
 
     /// Whether any ring can be used.
@@ -139,18 +139,30 @@ pub struct TxQueue {
     /// Tells the front end that the ring was stopped because of an error.
     pub error: Option<Arc<EventFd>>,
     /// A flood whose receivers have not all been served.
-    pub(super) flood: Mutex<Option<Box<Flood>>>,
+    pub(super) flood: Arc<FloodState>,
 }
 
 impl TxQueue {
-    /// A queue that has nothing under way.
+    /// The queue of pair `pair`.
     pub fn new(
         pair: u16,
         ring: Arc<TxRing>,
         kick: Option<Arc<EventFd>>,
         error: Option<Arc<EventFd>>,
+        flood: Arc<FloodState>,
     ) -> Self {
-        Self { pair, ring, kick, error, flood: Mutex::new(None) }
+        Self { pair, ring, kick, error, flood }
+    }
+}
+
+/// The flood that a queue is in the middle of, if any. It belongs to the queue for as long as its
+/// ring runs, whatever else about the queue changes.
+#[derive(Default)]
+pub struct FloodState(pub(super) Mutex<Flood>);
+
+impl fmt::Debug for FloodState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FloodState").finish_non_exhaustive()
     }
 }
 

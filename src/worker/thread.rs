@@ -15,10 +15,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
-use super::snapshot::{PortId, Snapshot};
-use super::{Event, Polling, Shared};
+use super::snapshot::{PortId, Snapshot, TxQueue};
+use super::{Event, Polling, Shared, lock};
 use crate::sys::poller::Poller;
-use crate::virtqueue::RingError;
+use crate::virtqueue::{RingError, TxRing};
 
 /// How often epoll is asked for newly kicked queues while others are hot.
 const ASK_EVERY_NS: u64 = 20_000;
@@ -32,6 +32,7 @@ struct Local {
     port: PortId,
     /// Its place among the transmit rings of the port.
     index: usize,
+    ring: Arc<TxRing>,
     kick: Option<Arc<EventFd>>,
     hot: bool,
     busy_ns: u64,
@@ -85,12 +86,15 @@ impl Worker {
             if self.shared.quiescence.newest() != self.snapshot_number {
                 self.enter();
             }
+            if self.number == 0 && self.shared.has_injected.load(Ordering::Acquire) {
+                self.inject();
+            }
             if self.hot.is_empty() {
                 self.sleep();
                 continue;
             }
             let now_ns = self.now_ns();
-            if now_ns - self.asked_ns > ASK_EVERY_NS {
+            if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
                 self.asked_ns = now_ns;
                 self.ask(0);
             }
@@ -99,13 +103,28 @@ impl Worker {
         self.shared.quiescence.leave(self.number);
     }
 
-    /// One turn for each hot queue.
-    fn round(&mut self, now_ns: u64) {
-        let at = Moment {
+    fn moment(&self, now_ns: u64) -> Moment {
+        Moment {
             worker: self.number,
             now_s: (now_ns / 1_000_000_000) as u32,
             patience: Patience { now_ns, limit_ns: self.shared.settings.rx_wait_ns },
-        };
+        }
+    }
+
+    /// Sends what the daemon wants sent.
+    fn inject(&mut self) {
+        self.shared.has_injected.store(false, Ordering::Release);
+        let frames = std::mem::take(&mut *lock(&self.shared.injected));
+        let at = self.moment(self.now_ns());
+        for (port, frame) in frames {
+            self.path.inject(&self.snapshot, port, &frame, at);
+        }
+        self.report_failed();
+    }
+
+    /// One turn for each hot queue.
+    fn round(&mut self, now_ns: u64) {
+        let at = self.moment(now_ns);
         let mut place = 0;
         while let Some(&token) = self.hot.get(place) {
             let Some(local) = &mut self.locals[token] else {
@@ -118,10 +137,10 @@ impl Worker {
                     local.busy_ns = now_ns;
                     true
                 }
-                Turn::Idle => !self.shared.settings.polling.cools(now_ns - local.busy_ns) || {
-                    let kicks = enable_kicks(&self.snapshot, local.port, local.index);
-                    kicks.unwrap_or(false)
-                },
+                Turn::Idle => {
+                    let idle_ns = now_ns.saturating_sub(local.busy_ns);
+                    !self.shared.settings.polling.cools(idle_ns) || has_work(&local.ring)
+                }
                 Turn::Failed(error) => {
                     let port = local.port;
                     self.report(port, error);
@@ -137,6 +156,11 @@ impl Worker {
                 self.hot.swap_remove(place);
             }
         }
+        self.report_failed();
+    }
+
+    /// Tells of receivers found broken.
+    fn report_failed(&mut self) {
         while let Some((port, error)) = self.path.failed.pop() {
             self.report(port, error);
         }
@@ -190,11 +214,7 @@ impl Worker {
         local.hot = true;
         local.busy_ns = now_ns;
         self.hot.push(token);
-        let ring = self.snapshot.port(local.port).and_then(|port| {
-            let queue = port.attachment.rings()?.tx.get(local.index)?;
-            queue.ring.try_lock()
-        });
-        if let Some(mut ring) = ring {
+        if let Some(mut ring) = local.ring.try_lock() {
             ring.disable_kicks();
         }
     }
@@ -223,7 +243,7 @@ impl Worker {
             for (index, queue) in rings.tx.iter().enumerate() {
                 if port.workers.get(usize::from(queue.pair)) == Some(&self.number) {
                     let id = PortId(id as u16);
-                    self.adopt_queue(id, index, queue.pair, queue.kick.as_ref());
+                    self.adopt_queue(id, index, queue);
                 }
             }
         }
@@ -237,7 +257,8 @@ impl Worker {
         self.hot.retain(|&token| locals[token].is_some());
     }
 
-    fn adopt_queue(&mut self, port: PortId, index: usize, pair: u16, kick: Option<&Arc<EventFd>>) {
+    fn adopt_queue(&mut self, port: PortId, index: usize, queue: &TxQueue) {
+        let (pair, kick) = (queue.pair, queue.kick.as_ref());
         if let Some(&token) = self.places.get(&(port, pair)) {
             if let Some(Some(local)) = self.locals.get_mut(token) {
                 let same = match (&local.kick, kick) {
@@ -248,8 +269,11 @@ impl Worker {
                 if same {
                     local.index = index;
                     local.current = true;
-                    // It may have work that nobody will announce again.
-                    self.heat(token);
+                    if !Arc::ptr_eq(&local.ring, &queue.ring) {
+                        local.ring = Arc::clone(&queue.ring);
+                        // It may have work that nobody will announce again.
+                        self.heat(token);
+                    }
                     return;
                 }
             }
@@ -266,9 +290,9 @@ impl Worker {
         {
             log::error!("worker {}: cannot watch a kick descriptor: {error}", self.number);
         }
-        let kick = kick.cloned();
+        let (ring, kick) = (Arc::clone(&queue.ring), kick.cloned());
         self.locals[token] =
-            Some(Local { port, index, kick, hot: false, busy_ns: 0, current: true });
+            Some(Local { port, index, ring, kick, hot: false, busy_ns: 0, current: true });
         self.places.insert((port, pair), token);
         self.heat(token);
     }
@@ -286,11 +310,11 @@ impl Worker {
     }
 }
 
-/// Lets the guest kick again. `Some(true)` if it has sent something meanwhile.
-fn enable_kicks(snapshot: &Snapshot, port: PortId, index: usize) -> Option<bool> {
-    let queue = snapshot.port(port)?.attachment.rings()?.tx.get(index)?;
-    // A broken ring shows in the next turn, so it keeps its place for one more.
-    Some(queue.ring.try_lock()?.enable_kicks().unwrap_or(true))
+/// Lets the guest kick again; whether it has sent something meanwhile.
+fn has_work(ring: &TxRing) -> bool {
+    // A broken ring shows in the next turn, so it keeps its place for one more; one that another
+    // worker holds is on its way to that worker.
+    ring.try_lock().is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true))
 }
 
 impl Polling {
