@@ -7,7 +7,7 @@ pub mod api;
 pub mod api_types;
 pub mod cli;
 pub mod config;
-pub mod daemon;
+//pub mod daemon;
 pub mod frame;
 pub mod privileged;
 pub mod relay;

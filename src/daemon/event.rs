@@ -3,8 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::vhost_user::Update;
-use crate::virtqueue::RingError;
-use crate::worker::{PortId, PortRings};
+use crate::worker::{Fault, PortId, PortRings};
 
 /// Tells the connections of a port apart, so that late news of an old one is not taken for the new
 /// one's.
@@ -24,8 +23,8 @@ pub enum Event {
     Disconnected { port: PortId, session: SessionId },
     /// No worker delivers to or takes from a port that went down.
     Quiet { port: PortId },
-    /// A worker found a ring broken.
-    Failed { port: PortId, error: RingError },
+    /// A worker found a port broken.
+    Failed { port: PortId, error: Fault },
     /// An endpoint that was told to stop has stopped.
     EndpointGone,
 }

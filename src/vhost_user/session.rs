@@ -5,12 +5,12 @@
 //! returned, that is, when no worker can touch it any more.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
-    VhostUserLog, VhostUserMemoryRegion, VhostUserMemoryRegionBase, VhostUserProtocolFeatures,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures,
     VhostUserShMemConfig, VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags,
     VhostUserVringState,
 };
@@ -305,7 +305,7 @@ impl VhostUserBackendReqHandler for Session {
             .map(|(region, file)| Region {
                 guest_addr: region.guest_phys_addr,
                 size: region.memory_size,
-                user_addr: region.userspace_addr,
+                user_addr: region.user_addr,
                 offset: region.mmap_offset,
                 file,
             })
@@ -473,7 +473,7 @@ impl VhostUserBackendReqHandler for Session {
         let region = Region {
             guest_addr: region.guest_phys_addr,
             size: region.memory_size,
-            user_addr: region.userspace_addr,
+            user_addr: region.user_addr,
             offset: region.mmap_offset,
             file,
         };
@@ -494,7 +494,7 @@ impl VhostUserBackendReqHandler for Session {
         let Some(memory) = &state.device.memory else {
             return state.refuse("a memory region is removed before any was added".to_owned());
         };
-        match memory.with_removed(region.guest_phys_addr, region.memory_size, region.userspace_addr)
+        match memory.with_removed(region.guest_phys_addr, region.memory_size, region.user_addr)
         {
             Ok(memory) => self.set_memory(&mut state, memory),
             Err(error) => state.refuse(format!("{error}")),
@@ -520,14 +520,11 @@ impl VhostUserBackendReqHandler for Session {
 
     fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
         let mut state = self.state();
-        match DirtyLog::new(&file, log.mmap_offset, log.mmap_size) {
+        match DirtyLog::new(file, log.mmap_offset, log.mmap_size) {
             Ok(log) => state.log_base = Some(Arc::new(log)),
             Err(error) => {
-                let size = file.metadata().map_or(0, |m| m.size());
-                return state.refuse(format!(
-                    "dirty log of {} bytes at {} in a file of {size}: {error}",
-                    log.mmap_size, log.mmap_offset
-                ));
+                let (size, offset) = (log.mmap_size, log.mmap_offset);
+                return state.refuse(format!("dirty log of {size} bytes at {offset}: {error}"));
             }
         }
         state.set_log();

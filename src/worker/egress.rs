@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::count;
 use super::frame::{Frame, HEAD};
+use super::Fault;
 use super::route::Job;
 use super::snapshot::{Attachment, Port, PortId, PortRings, Snapshot};
 use crate::frame::checksum::complete_checksum;
@@ -17,7 +18,7 @@ use crate::frame::offloads::{Repair, repair_needed};
 use crate::frame::segment::Segmenter;
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
-use crate::virtqueue::{self, Gather, Grant, RingError, RxBatch, RxRing, Segment, TxBatch};
+use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing, Segment, TxBatch};
 
 /// Frames given to a receiver at once.
 const RUN: usize = 64;
@@ -33,7 +34,7 @@ pub trait Outcome {
     /// The receiver has no buffer yet: the frame in `chain` is to be tried again.
     fn wait(&mut self, chain: usize);
     /// The receiver's ring is broken.
-    fn failed(&mut self, port: PortId, error: RingError);
+    fn failed(&mut self, port: PortId, error: Fault);
 }
 
 /// Time, and how long a frame may wait for its receiver.
@@ -127,7 +128,7 @@ impl Egress {
                 port.counters[worker].calls(1);
             }
             if ring.memory().poisoned() {
-                outcome.failed(id, RingError::Poisoned);
+                outcome.failed(id, Fault::Memory);
             }
         }
     }
@@ -306,7 +307,7 @@ impl Receiver<'_> {
                     self.closed = reservation.starved || reservation.granted == 0;
                 }
                 Err(error) => {
-                    outcome.failed(self.id, error);
+                    outcome.failed(self.id, error.into());
                     self.closed = true;
                 }
             }
@@ -373,7 +374,7 @@ impl Receiver<'_> {
             let reservation = match self.ring.reserve(&wants, &mut reserved) {
                 Ok(reservation) => reservation,
                 Err(error) => {
-                    outcome.failed(self.id, error);
+                    outcome.failed(self.id, error.into());
                     self.closed = true;
                     return;
                 }

@@ -4,13 +4,14 @@ use super::count;
 use super::egress::{Egress, Outcome, Patience};
 use super::flood::Flood;
 use super::frame::{Frame, HEAD};
+use super::Fault;
 use super::lock;
 use super::route::Routes;
 use super::snapshot::{PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::{DropReason, PortCounters};
-use crate::virtqueue::{self, RingError, TxBatch, TxGuard};
+use crate::virtqueue::{self, TxBatch, TxGuard};
 
 /// Frames taken from a queue in one turn.
 pub const BURST: usize = 32;
@@ -30,7 +31,7 @@ pub enum Turn {
     /// Frames were handled, or wait for a receiver: there may be more.
     Busy,
     /// The queue is broken and must not be looked at again.
-    Failed(RingError),
+    Failed(Fault),
 }
 
 /// The buffers of one worker's frame path.
@@ -39,7 +40,7 @@ pub struct Path {
     routes: Routes,
     egress: Egress,
     /// Receivers found broken in this turn.
-    pub failed: Vec<(PortId, RingError)>,
+    pub failed: Vec<(PortId, Fault)>,
 }
 
 /// Where and when a turn happens.
@@ -66,7 +67,7 @@ impl Path {
         let taken = match guard.peek(&mut batch, BURST) {
             Ok(0) => return Turn::Idle,
             Ok(taken) => taken,
-            Err(error) => return Turn::Failed(error),
+            Err(error) => return Turn::Failed(error.into()),
         };
         let mut burst = Burst {
             counters: &port.counters[at.worker],
@@ -126,7 +127,7 @@ impl Path {
             guard.finish(chain);
         }
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
-            self.continue_flood(&mut flood, &mut guard, &batch, &mut burst, at);
+            continue_flood(&mut self.egress, &mut flood, &mut guard, &batch, &mut burst, at);
         }
         let consumed = usize::from(guard.publish());
         flood.chain = flood.chain.saturating_sub(consumed);
@@ -135,7 +136,7 @@ impl Path {
             port.counters[at.worker].calls(1);
         }
         if queue.ring.memory().poisoned() {
-            return Turn::Failed(RingError::Poisoned);
+            return Turn::Failed(Fault::Memory);
         }
         Turn::Busy
     }
@@ -165,10 +166,11 @@ impl Path {
         let (here, batch) = ((snapshot, at.worker), TxBatch::new());
         self.egress.deliver(here, (frames, jobs), &batch, |_| false, at.patience, &mut burst);
     }
+}
 
-    /// Makes the next slice of the copies of a flood.
+/// Makes the next slice of the copies of a flood.
     fn continue_flood(
-        &mut self,
+        egress: &mut Egress,
         flood: &mut Flood,
         guard: &mut TxGuard<'_>,
         batch: &TxBatch<'_>,
@@ -187,7 +189,7 @@ impl Path {
             let jobs = &flood.jobs[slice];
             let clock = at.patience;
             let here = (burst.snapshot, at.worker);
-            self.egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
+            egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
         } else {
             burst.counters.drop_frames(DropReason::BadChain, 1);
             flood.clear();
@@ -200,7 +202,6 @@ impl Path {
             guard.finish(chain);
         }
     }
-}
 
 /// Moves the copies of the last frame out of the burst. None of them is made yet, so frames before
 /// it keep their place.
@@ -264,7 +265,7 @@ struct Burst<'a> {
     counters: &'a PortCounters,
     snapshot: &'a Snapshot,
     worker: usize,
-    failed: &'a mut Vec<(PortId, RingError)>,
+    failed: &'a mut Vec<(PortId, Fault)>,
     /// Chains whose frame waits for its receiver.
     waiting: u64,
     /// Chains whose frame has one receiver.
@@ -284,7 +285,7 @@ impl Outcome for Burst<'_> {
         self.waiting |= 1 << chain;
     }
 
-    fn failed(&mut self, port: PortId, error: RingError) {
+    fn failed(&mut self, port: PortId, error: Fault) {
         self.failed.push((port, error));
     }
 }

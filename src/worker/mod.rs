@@ -55,15 +55,26 @@ pub struct Settings {
     pub rx_wait_ns: u64,
 }
 
+/// Why a port cannot be served any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// One of its rings is broken.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The file behind its memory became shorter than what was mapped of it.
+    #[error("the guest's memory file was truncated while it was in use")]
+    Memory,
+}
+
 /// What a worker tells the daemon.
 #[derive(Debug)]
 pub enum Event {
-    /// A ring of a port is broken. The worker does not look at it again before the next snapshot.
+    /// A port is broken. It is not reported again before the next snapshot.
     Failed {
         /// The port.
         port: PortId,
-        /// What is wrong with its ring.
-        error: RingError,
+        /// What is wrong.
+        error: Fault,
     },
 }
 

@@ -16,9 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
 use super::snapshot::{PortId, Snapshot, TxQueue};
-use super::{Event, Polling, Shared, lock};
+use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::poller::Poller;
-use crate::virtqueue::{RingError, TxRing};
+use crate::virtqueue::TxRing;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
 const ASK_EVERY_NS: u64 = 20_000;
@@ -167,7 +167,7 @@ impl Worker {
     }
 
     /// Tells the daemon once that a port is broken; it will be gone from the next snapshot.
-    fn report(&mut self, port: PortId, error: RingError) {
+    fn report(&mut self, port: PortId, error: Fault) {
         if !self.reported.contains(&port) {
             self.reported.push(port);
             (self.shared.events)(Event::Failed { port, error });
