@@ -3,11 +3,12 @@
 //!
 //! RX and TX are named from the guest's side throughout: TX is what a guest sends.
 
+pub mod agent;
 pub mod api;
 pub mod api_types;
 pub mod cli;
 pub mod config;
-//pub mod daemon;
+pub mod daemon;
 pub mod frame;
 pub mod privileged;
 pub mod relay;

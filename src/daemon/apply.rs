@@ -4,16 +4,15 @@
 //! and added again, which its front end sees as a reconnect.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
-use super::world::{Kind, WorldError};
+use super::world::Kind;
 use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
 use crate::relay::PortConfig;
 use crate::vhost_user::DevicePolicy;
-use crate::worker::PortId;
 
 /// Why a configuration could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +26,12 @@ pub enum ApplyError {
         why: String,
     },
     /// A relay.
-    #[error("relay {relay}: {source}")]
+    #[error("relay {relay}: {why}")]
     Relay {
         /// Its name.
         relay: String,
         /// What stands against it.
-        source: WorldError,
+        why: String,
     },
 }
 
@@ -102,12 +101,12 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
     Ok(all)
 }
 
-fn listen(path: &PathBuf, queue_pairs: u16) -> Plug {
-    Plug::VhostUser { address: Address::Listen(path.clone()), queue_pairs }
+fn listen(path: &Path, queue_pairs: u16) -> Plug {
+    Plug::VhostUser { address: Address::Listen(path.to_owned()), queue_pairs }
 }
 
-fn connect(path: &PathBuf, queue_pairs: u16) -> Plug {
-    Plug::VhostUser { address: Address::Connect(path.clone()), queue_pairs }
+fn connect(path: &Path, queue_pairs: u16) -> Plug {
+    Plug::VhostUser { address: Address::Connect(path.to_owned()), queue_pairs }
 }
 
 fn unavailable(port: &str, what: &str) -> ApplyError {
@@ -176,11 +175,14 @@ impl Daemon {
                 self.world.join(a, b);
             }
         }
-        for name in config.relays.keys() {
-            if let Some(place) = self.world.relay_named(name)
-                && let Err(source) = self.world.rebuild(place)
-            {
-                errors.push(ApplyError::Relay { relay: name.clone(), source });
+        for (name, relay) in &config.relays {
+            let Some(place) = self.world.relay_named(name) else { continue };
+            if let Err(error) = self.world.rebuild(place) {
+                errors.push(ApplyError::Relay { relay: name.clone(), why: error.to_string() });
+            }
+            for (entry, error) in self.world.set_statics(place, &relay.statics) {
+                let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
+                errors.push(ApplyError::Relay { relay: name.clone(), why });
             }
         }
         self.wanted = WantedPorts(wanted);
@@ -213,8 +215,8 @@ impl Daemon {
         for (name, relay) in &config.relays {
             if let Some(place) = self.world.relay_named(name) {
                 self.world.set_relay(place, relay.settings.clone());
-            } else if let Err(source) = self.world.add_relay(name, relay.settings.clone()) {
-                errors.push(ApplyError::Relay { relay: name.clone(), source });
+            } else if let Err(error) = self.world.add_relay(name, relay.settings.clone()) {
+                errors.push(ApplyError::Relay { relay: name.clone(), why: error.to_string() });
             }
         }
     }

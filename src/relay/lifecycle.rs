@@ -86,13 +86,18 @@ impl Relay {
     }
 
     /// What to announce for a port that comes up or asks for it: each registered address, in the
-    /// port's access or native VLAN and in those that the port was seen to use.
-    pub fn announcements(&self, slot: Slot) -> Vec<Announcement> {
+    /// port's access or native VLAN and in those that the port was seen to use. `extra` is an address
+    /// that the front end names itself.
+    pub fn announcements(&self, slot: Slot, extra: Option<Mac>) -> Vec<Announcement> {
         let Some(port) = self.port(slot) else {
             return Vec::new();
         };
         let mut macs = port.config.macs.clone();
-        macs.extend(port.state.pinned());
+        for mac in port.state.pinned().into_iter().chain(extra) {
+            if !macs.contains(&mac) {
+                macs.push(mac);
+            }
+        }
         let vids: Vec<Option<Vid>> = match &self.vids {
             None => vec![None],
             Some(_) => {

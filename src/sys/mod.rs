@@ -10,3 +10,4 @@ pub mod eventfd;
 pub mod limits;
 pub mod poller;
 pub mod socket;
+pub mod zeroed;
