@@ -2,5 +2,13 @@
 //!
 //! Pure functions over bytes that were copied out of guest memory; nothing here holds state.
 
+pub mod checksum;
 pub mod ethernet;
+pub mod gso;
+mod layers;
 pub mod mac;
+pub mod offloads;
+pub mod vnet;
+
+#[cfg(test)]
+mod testing;

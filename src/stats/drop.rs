@@ -37,6 +37,7 @@ drop_reasons! {
     BadChecksum "bad_checksum_offset" "The checksum to complete lies outside the frame.";
     BadGso "bad_gso" "The segmentation request is invalid: no size, unknown type, or header length beyond the frame.";
     GsoWithoutChecksum "gso_without_checksum" "A guest asked for segmentation without checksum offload.";
+    GsoMismatch "gso_mismatch" "The segmentation request does not match the packet, or its headers lie too deep to tell.";
     UfoRefused "ufo_refused" "UDP fragmentation offload is not offered.";
     Unrepairable "unrepairable" "The frame does not allow the checksum or segmentation its receiver needs.";
     // Reserved addresses (802.1Q 8.6.3), each protocol by itself.
