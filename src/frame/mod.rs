@@ -8,6 +8,7 @@ pub mod gso;
 mod layers;
 pub mod mac;
 pub mod offloads;
+pub mod segment;
 pub mod vnet;
 
 #[cfg(test)]
