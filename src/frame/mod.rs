@@ -4,6 +4,7 @@
 
 pub mod checksum;
 pub mod ethernet;
+pub mod flow;
 pub mod gso;
 mod layers;
 pub mod mac;
