@@ -9,6 +9,7 @@ pub mod gso;
 mod layers;
 pub mod mac;
 pub mod offloads;
+mod retag;
 pub mod segment;
 pub mod vnet;
 

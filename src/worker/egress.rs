@@ -12,7 +12,7 @@ use super::Fault;
 use super::route::Job;
 use super::snapshot::{Attachment, Port, PortId, PortRings, Snapshot};
 use crate::frame::checksum::complete_checksum;
-use crate::frame::ethernet::TagAction;
+use crate::frame::ethernet::{TAG_LEN, TagAction};
 use crate::frame::flow::flow_hash;
 use crate::frame::offloads::{Repair, repair_needed};
 use crate::frame::segment::Segmenter;
@@ -22,8 +22,6 @@ use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing, Segment, TxBatch};
 
 /// Frames given to a receiver at once.
 const RUN: usize = 64;
-/// Segments that one frame may be cut into: 64 KiB at the smallest segment that a TCP would agree to.
-const MAX_SEGMENTS: usize = 1024;
 /// Receive rings that a port can have: the stride of the table of groups.
 pub const MAX_RX_RINGS: usize = 8;
 
@@ -174,7 +172,8 @@ impl Egress {
             receiver.refuse(frame, waits, outcome);
             return;
         }
-        match self.make_whole(job, frame, batch).and_then(|vnet| self.mend(repair, &vnet)) {
+        self.make_whole(frame, batch);
+        match self.mend(repair, &frame.vnet, job.action) {
             Ok(()) => {
                 let header = frame.vnet.for_receiver(repair, receiver.rings.accepts);
                 let frames = Mended { bytes: &self.repaired, lengths: &self.lengths, header };
@@ -184,42 +183,42 @@ impl Egress {
         }
     }
 
-    /// Puts the whole frame, with its tags as the receiver gets them, into `linear`.
-    fn make_whole(
-        &mut self,
-        job: &Job,
-        frame: &Frame,
-        batch: &TxBatch<'_>,
-    ) -> Result<VnetHeader, DropReason> {
-        self.linear.resize(frame.len + HEAD, 0);
-        let head_len = job.action.apply(frame.head(), &mut self.linear);
-        let head_len = head_len.ok_or(DropReason::TooManyTags)?;
-        let whole = head_len + frame.rest_len();
-        self.linear.resize(whole, 0);
-        virtqueue::read(rest(batch, frame), frame.rest_at, &mut self.linear[head_len..]);
-        let mut vnet = frame.vnet;
-        vnet.retag(job.action.growth().into());
-        Ok(vnet)
+    /// Puts the whole frame, as it came, into `linear`.
+    fn make_whole(&mut self, frame: &Frame, batch: &TxBatch<'_>) {
+        let head = frame.head();
+        self.linear.clear();
+        self.linear.extend_from_slice(head);
+        self.linear.resize(frame.len, 0);
+        virtqueue::read(rest(batch, frame), frame.rest_at, &mut self.linear[head.len()..]);
     }
 
-    /// Makes of `linear` what a receiver without offloads takes.
-    fn mend(&mut self, repair: Repair, vnet: &VnetHeader) -> Result<(), DropReason> {
+    /// Makes of `linear` what a receiver without offloads takes, and then changes the tags: the
+    /// checksums do not cover them.
+    fn mend(
+        &mut self,
+        repair: Repair,
+        vnet: &VnetHeader,
+        action: TagAction,
+    ) -> Result<(), DropReason> {
         self.lengths.clear();
+        self.repaired.clear();
+        let mut add = |frame: &[u8]| {
+            let at = self.repaired.len();
+            self.repaired.resize(at + frame.len() + TAG_LEN, 0);
+            let len = action.apply(frame, &mut self.repaired[at..]);
+            let len = len.ok_or(DropReason::TooManyTags)?;
+            self.repaired.truncate(at + len);
+            self.lengths.push(len as u32);
+            Ok(())
+        };
         if repair != Repair::Segment {
             complete_checksum(&mut self.linear, vnet)?;
-            self.lengths.push(self.linear.len() as u32);
-            std::mem::swap(&mut self.linear, &mut self.repaired);
-            return Ok(());
+            return add(&self.linear);
         }
-        self.repaired.clear();
         self.segment.resize(self.linear.len(), 0);
         let mut segments = Segmenter::new(&self.linear, vnet, &mut self.segment)?;
-        if segments.plan().segments() > MAX_SEGMENTS {
-            return Err(DropReason::BadGso);
-        }
         while let Some(segment) = segments.next() {
-            self.repaired.extend_from_slice(segment);
-            self.lengths.push(segment.len() as u32);
+            add(segment)?;
         }
         Ok(())
     }
