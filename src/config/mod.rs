@@ -12,11 +12,13 @@
 //! by those who open them.
 
 mod convert;
+mod diff;
 mod file;
 mod model;
 mod read;
 mod report;
 
+pub use diff::{Change, Impact, Step, Update};
 pub use model::{
     Attachment, Backend, Config, Daemon, End, Link, LinkKind, MacvtapMode, Member, Patch, Poll,
     Port, Relay, StaticEntry, Tap, Uplink, Via,

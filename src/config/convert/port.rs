@@ -153,7 +153,7 @@ impl Template {
         let tap_mac = tap.and_then(|tap| tap_mac(tap, faults));
         let (settings, marks) = of_port(table, tap_mac.clone(), faults);
         backends(table, &at, faults);
-        let template = Template {
+        let mut template = Template {
             at: name_at,
             name,
             numbers: numbers(table, faults),
@@ -163,12 +163,16 @@ impl Template {
             marks,
             tap_mac: tap_mac.map(|(mac, _)| mac),
         };
-        template.check_marks(table, faults);
+        if !template.is_marked(table, faults) {
+            // All its ports would be the same: one is enough to find what else is wrong.
+            template.numbers = template.numbers.map(|(first, _)| (first, 1));
+        }
         template
     }
 
     /// A template has the mark in each name that must differ; anything else has none.
-    fn check_marks(&self, table: &PortTable, faults: &mut Faults) {
+    fn is_marked(&self, table: &PortTable, faults: &mut Faults) -> bool {
+        let before = faults.len();
         let tap = table.tap.as_ref().and_then(|tap| tap.get_ref().name.as_ref());
         let words = [table.name.as_ref(), table.listen.as_ref(), table.connect.as_ref(), tap];
         for word in words.into_iter().flatten() {
@@ -186,6 +190,7 @@ impl Template {
                 );
             }
         }
+        faults.len() == before
     }
 
     fn expand(

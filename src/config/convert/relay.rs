@@ -101,6 +101,7 @@ impl Relays {
         if self.nameless {
             return None;
         }
+        let who = if name.is_empty() { format!("this {kind}") } else { format!("{kind} `{name}`") };
         let mut names = known();
         match (names.next(), names.next()) {
             (Some(only), None) => {
@@ -109,12 +110,12 @@ impl Relays {
             (Some(_), Some(_)) => {
                 let names: Vec<&str> = known().take(8).collect();
                 faults.push(
-                    Fault::at(at.clone(), format!("{kind} `{name}` does not say which relay it joins"))
+                    Fault::at(at.clone(), format!("{who} does not say which relay it joins"))
                         .help(format!("add `relay = \"…\"`; there are `{}`", names.join("`, `"))),
                 );
             }
             (None, _) => faults.push(
-                Fault::at(at.clone(), format!("there is no relay for {kind} `{name}` to join"))
+                Fault::at(at.clone(), format!("there is no relay for {who} to join"))
                     .help("declare one: `[[relay]]` with `name = \"blue\"`"),
             ),
         }

@@ -1,6 +1,7 @@
 //! `[[uplink]]`: links to the outside, and bonds of them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
@@ -11,7 +12,7 @@ use super::words::{
     Faults, check_name, choice, device, flag, number, place, socket, unknown,
 };
 use super::{Claims, Plug, Seat, Surroundings};
-use crate::config::file::{UplinkTable, Word};
+use crate::config::file::{SriovTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink, Via};
 use crate::config::report::{Fault, Span};
 use crate::relay::PortConfig;
@@ -24,8 +25,9 @@ const VF_MAX: i64 = 65_535;
 /// The links that bonds may take, and those that they took.
 #[derive(Default)]
 struct Links {
+    /// By name, each with the place where it says that it shares its NIC.
     links: BTreeMap<String, (Link, Option<Span>)>,
-    /// Bond that has the link, and where it says so.
+    /// Names that bonds list, and where.
     owners: BTreeMap<String, Span>,
 }
 
@@ -146,12 +148,13 @@ impl Links {
                 members.push(Member { name: name.clone(), link });
                 continue;
             }
-            let names = || tables.iter().filter_map(|table| table.get_ref().name.as_ref());
-            if !names().any(|known| known.get_ref() == name) && !around.broken.any("uplink") {
-                let bonds = |known: &&Spanned<String>| {
-                    Some(known.get_ref()) != bond.name.as_ref().map(Spanned::get_ref)
-                };
-                let known = names().filter(bonds).map(|known| known.get_ref().as_str());
+            let mut names = tables.iter().filter_map(|table| table.get_ref().name.as_ref());
+            if !names.any(|known| known.get_ref() == name) && !around.broken.any("uplink") {
+                let known = tables
+                    .iter()
+                    .map(Spanned::get_ref)
+                    .filter(|table| table.bond.is_none())
+                    .filter_map(|table| Some(table.name.as_ref()?.get_ref().as_str()));
                 faults.push(unknown("uplink", name, word.span(), known));
             }
         }
@@ -273,7 +276,7 @@ fn socket_of(
     word: &Spanned<String>,
     claims: &mut Claims,
     faults: &mut Faults,
-) -> Option<std::path::PathBuf> {
+) -> Option<PathBuf> {
     let path = socket(word.get_ref(), word.span(), faults)?;
     claims.socket(&path, &word.span(), faults);
     Some(path)
@@ -302,7 +305,7 @@ fn macvtap_mode(word: &Word<String>, faults: &mut Faults) -> MacvtapMode {
 }
 
 fn sriov(
-    word: &Spanned<crate::config::file::SriovTable>,
+    word: &Spanned<SriovTable>,
     claims: &mut Claims,
     faults: &mut Faults,
 ) -> Option<LinkKind> {
