@@ -5,9 +5,12 @@
 //! `unsafe` code.
 #![allow(unsafe_code)]
 
+pub mod connect;
 pub mod cpu;
 pub mod eventfd;
+pub mod fdpass;
 pub mod limits;
 pub mod poller;
+pub mod process;
 pub mod socket;
 pub mod zeroed;
