@@ -1,20 +1,83 @@
-//! The `evb` binary.
-use evb::config::*;
-use evb::relay::*;
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|a| a == evb::privileged::SUBCOMMAND) {
-        evb::privileged::serve().unwrap();
-        return;
+//! The `evb` binary: command line → configuration → daemon.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use evb::config::Config;
+use evb::privileged::{self, Privileged};
+
+#[derive(Parser)]
+#[command(version)]
+enum Cli {
+    Run {
+        #[arg(long)]
+        config: Option<PathBuf>,
+        #[arg(long)]
+        port: Vec<PathBuf>,
+        #[arg(long)]
+        control: Option<PathBuf>,
+    },
+    Check {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    #[command(hide = true, name = privileged::SUBCOMMAND)]
+    Helper,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse() {
+        Cli::Helper => {
+            let _ = privileged::serve();
+            ExitCode::SUCCESS
+        }
+        Cli::Check { config } => match Config::load(&config) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::from(2)
+            }
+        },
+        Cli::Run {
+            config: file,
+            port,
+            control,
+        } => {
+            env_logger::Builder::new()
+                .filter_level(log::LevelFilter::Info)
+                .init();
+            let loaded = match &file {
+                Some(f) => Config::load(f),
+                None => Config::from_ports(&port),
+            };
+            let mut config = match loaded {
+                Ok(c) => c,
+                Err(e) => {
+                    eprintln!("{e}");
+                    return ExitCode::from(2);
+                }
+            };
+            if control.is_some() {
+                config.daemon.control = control;
+            }
+            let dirs: Vec<_> = config
+                .sockets()
+                .filter_map(Path::parent)
+                .map(Path::to_owned)
+                .collect();
+            let p = match Privileged::spawn(dirs) {
+                Ok(p) => p,
+                Err(e) => {
+                    eprintln!("{e}");
+                    return ExitCode::from(1);
+                }
+            };
+            if let Err(e) = evb::daemon::run(config, file, p) {
+                eprintln!("evb: {e}");
+                return ExitCode::from(1);
+            }
+            ExitCode::SUCCESS
+        }
     }
-    env_logger::init();
-    let mut config = Config::default();
-    config.relays.insert("default".into(), Default::default());
-    for a in &args {
-        let name = std::path::Path::new(a).file_stem().unwrap().to_string_lossy().into_owned();
-        config.ports.insert(name, Port { relay: "default".into(), backend: Backend::Listen(a.into()), queues: 8, settings: PortConfig::local(Mode::Bridge, VlanConfig::Flat, vec![]) });
-    }
-    let dirs: Vec<_> = args.iter().map(|a| std::path::Path::new(a).parent().unwrap().to_owned()).collect();
-    let p = evb::privileged::Privileged::spawn(dirs).unwrap();
-    evb::daemon::run(config, None, p).unwrap();
 }

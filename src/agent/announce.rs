@@ -40,9 +40,10 @@ fn tag_on(port: &VlanConfig, vid: Option<Vid>) -> Option<Vid> {
     match port {
         VlanConfig::Flat | VlanConfig::Access(_) | VlanConfig::Qinq(_) => None,
         VlanConfig::Trunk { native, .. } => vid.filter(|_| vid != *native),
-        VlanConfig::Translate(pairs) => {
-            pairs.iter().find(|(_, inside)| Some(**inside) == vid).map(|(outside, _)| *outside)
-        }
+        VlanConfig::Translate(pairs) => pairs
+            .iter()
+            .find(|(_, inside)| Some(**inside) == vid)
+            .map(|(outside, _)| *outside),
     }
 }
 
@@ -70,7 +71,10 @@ mod tests {
 
     #[test]
     fn the_tag_is_the_one_that_the_port_uses() {
-        let trunk = VlanConfig::Trunk { vids: VidSet::new(), native: vid(1) };
+        let trunk = VlanConfig::Trunk {
+            vids: VidSet::new(),
+            native: vid(1),
+        };
         let translate = VlanConfig::Translate([(vid(10).unwrap(), vid(110).unwrap())].into());
         for (port, inside, outside) in [
             (&VlanConfig::Access(vid(5).unwrap()), 5, None),

@@ -152,7 +152,11 @@ fn update<T: Parts>(from: &T, to: &T) -> Option<Update<T>> {
     }
     let mut words = Words::default();
     T::compare(from, to, &mut words);
-    Some(Update { to: to.clone(), words: words.words, impact: words.impact.unwrap_or(Impact::Live) })
+    Some(Update {
+        to: to.clone(),
+        words: words.words,
+        impact: words.impact.unwrap_or(Impact::Live),
+    })
 }
 
 /// The words that differ.
@@ -191,9 +195,9 @@ impl Parts for Daemon {
             control => "control", Restart;
             workers => "workers", Restart;
             cpus => "cpus", Restart;
-            poll => "poll", Live;
-            rx_wait => "rx_wait_us", Live;
-            cool => "cool_us", Live;
+            poll => "poll", Restart;
+            rx_wait => "rx_wait_us", Restart;
+            cool => "cool_us", Restart;
         });
     }
 }
@@ -221,7 +225,11 @@ impl Parts for Port {
             queues => "queues", Reconnect;
         } and settings);
         // VIRTIO_NET_F_MTU was offered with the old value.
-        words.note("mtu", from.settings.mtu != to.settings.mtu, Impact::Reconnect);
+        words.note(
+            "mtu",
+            from.settings.mtu != to.settings.mtu,
+            Impact::Reconnect,
+        );
         settings(&from.settings, &to.settings, words);
     }
 }
@@ -232,7 +240,11 @@ impl Parts for Uplink {
             relay => "relay", Live;
         } and attachment and settings);
         attachment(&from.attachment, &to.attachment, words);
-        words.note("mtu", from.settings.mtu != to.settings.mtu, Impact::Reconnect);
+        words.note(
+            "mtu",
+            from.settings.mtu != to.settings.mtu,
+            Impact::Reconnect,
+        );
         settings(&from.settings, &to.settings, words);
     }
 }

@@ -72,7 +72,14 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
             Backend::Tap(_) => return Err(unavailable(name, "a TAP device")),
         };
         let (relay, settings) = (port.relay.clone(), port.settings.clone());
-        all.insert(name.clone(), Wanted { relay, settings, plug });
+        all.insert(
+            name.clone(),
+            Wanted {
+                relay,
+                settings,
+                plug,
+            },
+        );
     }
     for (name, uplink) in &config.uplinks {
         let Attachment::Single(link) = &uplink.attachment else {
@@ -88,30 +95,53 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
             LinkKind::Sriov { .. } => return Err(unavailable(name, "a virtual function")),
         };
         let (relay, settings) = (uplink.relay.clone(), uplink.settings.clone());
-        all.insert(name.clone(), Wanted { relay, settings, plug });
+        all.insert(
+            name.clone(),
+            Wanted {
+                relay,
+                settings,
+                plug,
+            },
+        );
     }
     for (name, patch) in &config.patches {
         let [a, b] = Patch::end_names(name);
         for (end, name, peer) in [(&patch.a, &a, &b), (&patch.b, &b, &a)] {
             let plug = Plug::Patch { peer: peer.clone() };
             let (relay, settings) = (end.relay.clone(), end.settings.clone());
-            all.insert(name.clone(), Wanted { relay, settings, plug });
+            all.insert(
+                name.clone(),
+                Wanted {
+                    relay,
+                    settings,
+                    plug,
+                },
+            );
         }
     }
     Ok(all)
 }
 
 fn listen(path: &Path, queue_pairs: u16) -> Plug {
-    Plug::VhostUser { address: Address::Listen(path.to_owned()), queue_pairs }
+    Plug::VhostUser {
+        address: Address::Listen(path.to_owned()),
+        queue_pairs,
+    }
 }
 
 fn connect(path: &Path, queue_pairs: u16) -> Plug {
-    Plug::VhostUser { address: Address::Connect(path.to_owned()), queue_pairs }
+    Plug::VhostUser {
+        address: Address::Connect(path.to_owned()),
+        queue_pairs,
+    }
 }
 
 fn unavailable(port: &str, what: &str) -> ApplyError {
     let why = format!("{what} is not available in this version; use `listen` or `connect`");
-    ApplyError::Port { port: port.to_owned(), why }
+    ApplyError::Port {
+        port: port.to_owned(),
+        why,
+    }
 }
 
 /// Checks that this version can carry out all of a configuration.
@@ -146,7 +176,9 @@ impl Daemon {
                 self.closing += usize::from(port.device().is_some_and(Device::is_open));
             }
         }
-        self.wanted.0.retain(|name, _| self.world.port_named(name).is_some());
+        self.wanted
+            .0
+            .retain(|name, _| self.world.port_named(name).is_some());
         self.dirty = true;
         Ok(())
     }
@@ -176,13 +208,21 @@ impl Daemon {
             }
         }
         for (name, relay) in &config.relays {
-            let Some(place) = self.world.relay_named(name) else { continue };
+            let Some(place) = self.world.relay_named(name) else {
+                continue;
+            };
             if let Err(error) = self.world.rebuild(place) {
-                errors.push(ApplyError::Relay { relay: name.clone(), why: error.to_string() });
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why: error.to_string(),
+                });
             }
             for (entry, error) in self.world.set_statics(place, &relay.statics) {
                 let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
-                errors.push(ApplyError::Relay { relay: name.clone(), why });
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why,
+                });
             }
         }
         self.wanted = WantedPorts(wanted);
@@ -192,9 +232,7 @@ impl Daemon {
 
     fn stays(&self, name: &str, wanted: &BTreeMap<String, Wanted>, config: &Config) -> bool {
         match (self.wanted.0.get(name), wanted.get(name)) {
-            (Some(now), Some(next)) => {
-                now.keeps(next) && config.relays.contains_key(&now.relay)
-            }
+            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&now.relay),
             _ => false,
         }
     }
@@ -203,27 +241,31 @@ impl Daemon {
         let gone: Vec<_> = self
             .world
             .relays()
-            .filter(|relay| !config.relays.contains_key(&relay.name))
-            .map(|relay| relay.name.clone())
+            .filter(|(_, relay)| !config.relays.contains_key(&relay.name))
+            .map(|(place, relay)| (place, relay.name.clone()))
             .collect();
-        for name in gone {
-            if let Some(place) = self.world.relay_named(&name) {
-                self.world.remove_relay(place);
-                log::info!("relay {name}: removed");
-            }
+        for (place, name) in gone {
+            self.world.remove_relay(place);
+            log::info!("relay {name}: removed");
         }
         for (name, relay) in &config.relays {
             if let Some(place) = self.world.relay_named(name) {
                 self.world.set_relay(place, relay.settings.clone());
             } else if let Err(error) = self.world.add_relay(name, relay.settings.clone()) {
-                errors.push(ApplyError::Relay { relay: name.clone(), why: error.to_string() });
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why: error.to_string(),
+                });
             }
         }
     }
 
     /// Adds a port, or gives a running one its new settings.
     fn establish_port(&mut self, name: &str, wanted: &Wanted) -> Result<(), ApplyError> {
-        let fail = |why: String| ApplyError::Port { port: name.to_owned(), why };
+        let fail = |why: String| ApplyError::Port {
+            port: name.to_owned(),
+            why,
+        };
         if let Some(id) = self.world.port_named(name) {
             self.world.set_port(id, wanted.settings.clone());
             return Ok(());
@@ -232,18 +274,29 @@ impl Daemon {
         let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
-            Plug::VhostUser { address, queue_pairs } => {
+            Plug::VhostUser {
+                address,
+                queue_pairs,
+            } => {
                 let device = Device::new(address.clone(), *queue_pairs);
                 (Kind::VhostUser(device), Some((address, *queue_pairs)))
             }
         };
         let settings = wanted.settings.clone();
-        let id = self.world.add_port(name, relay, settings, kind).map_err(|e| fail(e.to_string()))?;
-        let Some((address, queue_pairs)) = start else { return Ok(()) };
+        let id = self
+            .world
+            .add_port(name, relay, settings, kind)
+            .map_err(|e| fail(e.to_string()))?;
+        let Some((address, queue_pairs)) = start else {
+            return Ok(());
+        };
         let endpoint = Endpoint {
             port: id,
             name: name.to_owned(),
-            policy: DevicePolicy { queue_pairs, mtu: wanted.settings.mtu },
+            policy: DevicePolicy {
+                queue_pairs,
+                mtu: wanted.settings.mtu,
+            },
             events: self.events.clone(),
             barrier: self.pool.barrier(),
             privileged: self.privileged.clone(),

@@ -63,7 +63,10 @@ impl Endpoint {
         let (stop, stopped) = watch::channel(());
         match address {
             Address::Listen(path) => {
-                let listener = self.privileged.bind(path).map_err(|error| error.to_string())?;
+                let listener = self
+                    .privileged
+                    .bind(path)
+                    .map_err(|error| error.to_string())?;
                 listener
                     .set_nonblocking(true)
                     .and_then(|()| UnixListener::from_std(listener))
@@ -118,7 +121,11 @@ impl Endpoint {
             session.end().await;
         }
         self.privileged.unlink(&path).unwrap_or_else(|error| {
-            log::warn!("port {}: cannot remove {}: {error}", self.name, path.display());
+            log::warn!(
+                "port {}: cannot remove {}: {error}",
+                self.name,
+                path.display()
+            );
         });
         let _ = self.events.send(Event::EndpointGone);
     }
@@ -149,7 +156,10 @@ impl Endpoint {
                 Err(error) => {
                     let error = error.to_string();
                     if error != last_error {
-                        log::info!("port {}: no front end yet: {error}; trying again", self.name);
+                        log::info!(
+                            "port {}: no front end yet: {error}; trying again",
+                            self.name
+                        );
                         last_error = error;
                     }
                 }
@@ -183,8 +193,12 @@ impl Endpoint {
             events: self.events.clone(),
             barrier: self.barrier.clone(),
         });
-        let connection =
-            Connection::new(stream, &self.name, self.policy.clone(), Arc::clone(&host) as _)?;
+        let connection = Connection::new(
+            stream,
+            &self.name,
+            self.policy.clone(),
+            Arc::clone(&host) as _,
+        )?;
         let (done, ended) = oneshot::channel();
         let name = self.name.clone();
         let body = move || {
@@ -202,7 +216,10 @@ impl Endpoint {
         let thread = std::thread::Builder::new().name(format!("evb-{}", self.name));
         thread.stack_size(STACK).spawn(body)?;
         log::info!("port {}: a front end connected", self.name);
-        Ok(Session { stream: ours, ended })
+        Ok(Session {
+            stream: ours,
+            ended,
+        })
     }
 }
 
@@ -248,13 +265,22 @@ impl Host {
 impl PortHost for Host {
     fn set_rings(&self, rings: PortRings) {
         let (reply, published) = oneshot::channel();
-        self.send(|port, session| Event::Rings { port, session, rings, reply });
+        self.send(|port, session| Event::Rings {
+            port,
+            session,
+            rings,
+            reply,
+        });
         if let Ok(snapshot) = published.blocking_recv() {
             self.barrier.wait(snapshot);
         }
     }
 
     fn report(&self, update: Update) {
-        self.send(|port, session| Event::Update { port, session, update });
+        self.send(|port, session| Event::Update {
+            port,
+            session,
+            update,
+        });
     }
 }

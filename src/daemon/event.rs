@@ -16,9 +16,18 @@ pub enum Event {
     /// A front end connected.
     Connected { port: PortId, session: SessionId },
     /// The rings of a port have changed; the answer is the number of the snapshot that has them.
-    Rings { port: PortId, session: SessionId, rings: PortRings, reply: oneshot::Sender<u64> },
+    Rings {
+        port: PortId,
+        session: SessionId,
+        rings: PortRings,
+        reply: oneshot::Sender<u64>,
+    },
     /// Other news of a session.
-    Update { port: PortId, session: SessionId, update: Update },
+    Update {
+        port: PortId,
+        session: SessionId,
+        update: Update,
+    },
     /// A front end is gone, and all that was its with it.
     Disconnected { port: PortId, session: SessionId },
     /// No worker delivers to or takes from a port that went down.

@@ -5,10 +5,11 @@
 //! millisecond a new snapshot of it is published to the workers. No worker ever waits for the daemon.
 
 mod apply;
+mod commands;
 mod device;
 mod endpoint;
 mod event;
-mod status;
+mod report;
 mod world;
 
 use std::io;
@@ -20,6 +21,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::announce;
+use crate::api::{self, Refusal, RefusalKind};
+use crate::api_types::Reloaded;
 use crate::config::{Config, Poll};
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
@@ -73,8 +76,11 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// A configuration on its way, and who is told when it is there.
 struct Reload {
     config: Config,
-    reply: Option<oneshot::Sender<Result<(), String>>>,
+    reply: Option<ReloadReply>,
 }
+
+/// Where the outcome of a reload goes.
+type ReloadReply = oneshot::Sender<Result<Reloaded, Refusal>>;
 
 /// The state of the daemon.
 pub struct Daemon {
@@ -82,6 +88,8 @@ pub struct Daemon {
     pool: Pool,
     privileged: Arc<Privileged>,
     events: mpsc::UnboundedSender<Event>,
+    /// What the running state was made from.
+    config: Config,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -134,13 +142,20 @@ const PAIR_DESCRIPTORS: u64 = 6;
 fn check_descriptors(config: &Config) -> Result<(), DaemonError> {
     let limit = limits::raise_descriptor_limit().map_err(system("the limit of descriptors"))?;
     let queues = config.ports.values().map(|port| port.queues);
-    let links = config.uplinks.values().flat_map(|uplink| uplink.attachment.links());
+    let links = config
+        .uplinks
+        .values()
+        .flat_map(|uplink| uplink.attachment.links());
     let needed = queues
         .chain(links.map(|link| link.queues))
         .map(|pairs| PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(pairs))
         .sum::<u64>()
         + OWN_DESCRIPTORS;
-    if needed > limit { Err(DaemonError::Descriptors { needed, limit }) } else { Ok(()) }
+    if needed > limit {
+        Err(DaemonError::Descriptors { needed, limit })
+    } else {
+        Ok(())
+    }
 }
 
 async fn serve(
@@ -151,13 +166,16 @@ async fn serve(
     let (events, mut news) = mpsc::unbounded_channel();
     let mut signals = Signals::new().map_err(system("signal handlers"))?;
     let to_daemon = events.clone();
-    let pool = Pool::start(settings(&config), move |worker::Event::Failed { port, error }| {
-        // The daemon outlives the workers.
-        let _ = to_daemon.send(Event::Failed { port, error });
-    })
+    let pool = Pool::start(
+        settings(&config),
+        move |worker::Event::Failed { port, error }| {
+            // The daemon outlives the workers.
+            let _ = to_daemon.send(Event::Failed { port, error });
+        },
+    )
     .map_err(system("the workers"))?;
     let privileged = Arc::new(privileged);
-    let (commands, mut requests) = mpsc::channel(64);
+    let (commands, mut requests) = api::channel();
     if let Some(path) = &config.daemon.control {
         let listener = privileged
             .bind(path)
@@ -167,7 +185,11 @@ async fn serve(
                 tokio::net::UnixListener::from_std(listener)
             })
             .map_err(system("the control socket"))?;
-        let _ = (listener, &commands);
+        tokio::spawn(api::serve(
+            listener,
+            commands.clone(),
+            api::Limits::default(),
+        ));
     }
     let control = config.daemon.control.clone();
     let mut daemon = Daemon::new(pool, privileged, events, file);
@@ -175,8 +197,13 @@ async fn serve(
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
+    daemon.config = config;
     daemon.publish();
-    log::info!("evb {} serves {} ports", env!("CARGO_PKG_VERSION"), daemon.world.ports().count());
+    log::info!(
+        "evb {} serves {} ports",
+        env!("CARGO_PKG_VERSION"),
+        daemon.world.ports().count()
+    );
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
         let publish_at = tokio::time::Instant::from_std(daemon.published_at + PUBLISH_EVERY);
@@ -184,7 +211,7 @@ async fn serve(
             biased;
             Some(event) = news.recv() => daemon.handle(event),
             () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
-            Some(()) = requests.recv() => {}
+            Some(command) = requests.recv() => daemon.command(command),
             _ = signals.stop.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = signals.reload.recv() => daemon.reload(None),
@@ -224,7 +251,9 @@ fn settings(config: &Config) -> worker::Settings {
         workers: daemon.workers,
         cpus: daemon.cpus.clone(),
         polling: match daemon.poll {
-            Poll::Adaptive => Polling::Adaptive { cool_ns: daemon.cool.as_nanos() as u64 },
+            Poll::Adaptive => Polling::Adaptive {
+                cool_ns: daemon.cool.as_nanos() as u64,
+            },
             Poll::Busy => Polling::Busy,
             Poll::Sleep => Polling::Sleep,
         },
@@ -245,6 +274,7 @@ impl Daemon {
             pool,
             privileged,
             events,
+            config: Config::default(),
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,
@@ -290,12 +320,21 @@ impl Daemon {
                     device.failure = None;
                 }
             }
-            Event::Rings { port, session, rings, reply } => {
+            Event::Rings {
+                port,
+                session,
+                rings,
+                reply,
+            } => {
                 self.replies.push(reply);
                 self.dirty = true;
                 self.set_rings(port, session, rings);
             }
-            Event::Update { port, session, update } => self.update(port, session, &update),
+            Event::Update {
+                port,
+                session,
+                update,
+            } => self.update(port, session, &update),
             Event::Disconnected { port, session } => {
                 if let Some(device) = self.device(port, session) {
                     device.session = None;
@@ -328,9 +367,13 @@ impl Daemon {
 
     fn set_rings(&mut self, id: PortId, session: event::SessionId, rings: worker::PortRings) {
         let was_active = self.world.port(id).is_some_and(world::PortEntry::is_active);
-        let Some(device) = self.device(id, session) else { return };
+        let Some(device) = self.device(id, session) else {
+            return;
+        };
         device.rings = Arc::new(rings);
-        let Some(port) = self.world.port(id) else { return };
+        let Some(port) = self.world.port(id) else {
+            return;
+        };
         let name = &port.name;
         match (was_active, port.is_active()) {
             (false, true) => {
@@ -346,7 +389,9 @@ impl Daemon {
     }
 
     fn update(&mut self, id: PortId, session: event::SessionId, update: &Update) {
-        let Some(device) = self.device(id, session) else { return };
+        let Some(device) = self.device(id, session) else {
+            return;
+        };
         match update {
             Update::Negotiated(features) => device.features = *features,
             Update::Announce(mac) => {
@@ -354,7 +399,9 @@ impl Daemon {
                 self.dirty = true;
             }
             Update::Mtu(mtu) => {
-                let Some(port) = self.world.port(id) else { return };
+                let Some(port) = self.world.port(id) else {
+                    return;
+                };
                 if port.bridge.config().mtu.is_some_and(|limit| *mtu > limit) {
                     log::warn!(
                         "port {}: the guest was told an MTU of {mtu}, above the port's",
@@ -367,11 +414,16 @@ impl Daemon {
 
     /// A ring of a port is broken: the port is out of use until its guest resets the device.
     fn fail(&mut self, id: PortId, why: &str) {
-        let Some(port) = self.world.port(id) else { return };
+        let Some(port) = self.world.port(id) else {
+            return;
+        };
         if !port.is_active() {
             return;
         }
-        log::error!("port {}: stopped until the guest resets its device: {why}", port.name);
+        log::error!(
+            "port {}: stopped until the guest resets its device: {why}",
+            port.name
+        );
         if let Some(device) = self.world.device_mut(id) {
             for queue in &device.rings.tx {
                 if let Some(error) = &queue.error {
@@ -387,39 +439,48 @@ impl Daemon {
 
     /// Tells the network where the addresses of a port are now (after a start or a migration).
     fn announce(&mut self, id: PortId, extra: Option<Mac>) {
-        let Some(port) = self.world.port(id) else { return };
-        let Some(relay) = self.world.relay(port.relay) else { return };
+        let Some(port) = self.world.port(id) else {
+            return;
+        };
+        let Some(relay) = self.world.relay(port.relay) else {
+            return;
+        };
         let places = relay.tables.announcements(port.slot, extra);
-        let frames = places.iter().map(|at| announce::frame(at.mac, at.vid, &port.bridge.config().vlan));
+        let frames = places
+            .iter()
+            .map(|at| announce::frame(at.mac, at.vid, &port.bridge.config().vlan));
         self.pool.inject(id, frames);
     }
 
     /// Reads the configuration file again and becomes what it says.
-    fn reload(&mut self, reply: Option<oneshot::Sender<Result<(), String>>>) {
-        let answer = match self.begin_reload() {
+    fn reload(&mut self, reply: Option<ReloadReply>) {
+        match self.begin_reload() {
             Ok(config) => {
                 self.reload = Some(Reload { config, reply });
                 self.finish_reload();
-                return;
             }
-            Err(error) => {
+            Err((error, remedy)) => {
                 log::error!("reload refused, all goes on as before:\n{error}");
-                Err(error)
+                let refusal = Refusal::new(RefusalKind::Conflict, error, remedy);
+                reply.map(|reply| reply.send(Err(refusal)));
             }
-        };
-        if let Some(reply) = reply {
-            let _ = reply.send(answer);
         }
     }
 
-    fn begin_reload(&mut self) -> Result<Config, String> {
+    /// The first half of a reload; an error says what is wrong and what to do.
+    fn begin_reload(&mut self) -> Result<Config, (String, &'static str)> {
+        const MEND: &str = "mend the file and reload again; until then all goes on as before";
         if self.reload.is_some() {
-            return Err("a reload is under way".to_owned());
+            return Err(("a reload is under way".to_owned(), "wait until it is done"));
         }
-        let file = self.file.as_ref().ok_or("evb was started without a configuration file")?;
-        let config = { let _ = file; Config::default() };
-        check_descriptors(&config).map_err(|error| error.to_string())?;
-        self.retire(&config).map_err(|error| error.to_string())?;
+        let Some(file) = &self.file else {
+            let error = "evb was started without a configuration file".to_owned();
+            return Err((error, "start it with `evb run --config FILE`"));
+        };
+        let config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
+        self.retire(&config)
+            .map_err(|error| (error.to_string(), MEND))?;
         Ok(config)
     }
 
@@ -428,29 +489,37 @@ impl Daemon {
         if self.closing > 0 {
             return;
         }
-        let Some(Reload { config, reply }) = self.reload.take() else { return };
-        let errors = self.establish(&config);
-        let answer = if errors.is_empty() {
-            log::info!("reloaded");
-            Ok(())
-        } else {
-            let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-            log::error!("reloaded in part:\n{text}");
-            Err(text)
+        let Some(Reload { config, reply }) = self.reload.take() else {
+            return;
         };
-        if let Some(reply) = reply {
-            let _ = reply.send(answer);
-        }
+        let changes = Config::diff(&self.config, &config);
+        let errors = self.establish(&config);
+        self.config = config;
+        let answer = if errors.is_empty() {
+            let changes: Vec<_> = changes.iter().map(report::change).collect();
+            log::info!("reloaded; {}", changes.join("; "));
+            Ok(Reloaded { changes })
+        } else {
+            let text = errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n");
+            log::error!("reloaded in part:\n{text}");
+            let remedy = "everything else was carried out; mend this and reload again";
+            Err(Refusal::new(RefusalKind::Failed, text, remedy))
+        };
+        reply.map(|reply| reply.send(answer));
     }
 
     /// What is due now and then.
     fn keep_house(&mut self) {
         let now = self.pool.now_s();
-        for relay in self.world.relays() {
+        for (_, relay) in self.world.relays() {
             relay.fdb.sweep(now, relay.fdb.buckets() / SWEEP_TURNS + 1);
         }
-        for (_, port) in self.world.ports() {
-            status::log_report(&port.name, &port.bridge.state().take_report());
+        for (port, report) in self.world.take_reports() {
+            report::log_report(port, &report);
         }
     }
 

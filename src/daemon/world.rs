@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use super::device::Device;
 use crate::config::StaticEntry;
-use crate::relay::{self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Slot, StaticError};
+use crate::frame::mac::Mac;
+use crate::relay::{
+    self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
+};
 use crate::stats::{PortCounters, Totals};
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
@@ -43,6 +46,8 @@ pub struct PortEntry {
     /// Its settings and state, as its relay has them.
     pub bridge: Arc<relay::Port>,
     pub kind: Kind,
+    /// The source address refused last.
+    pub refused: Option<Mac>,
     counters: Arc<[PortCounters]>,
     /// The worker of each TX queue.
     workers: Vec<usize>,
@@ -121,11 +126,34 @@ pub enum WorldError {
 impl World {
     /// Nothing, for `worker_count` workers.
     pub fn new(worker_count: usize) -> Self {
-        Self { relays: vec![], ports: vec![], worker_count, load: vec![0; worker_count] }
+        Self {
+            relays: vec![],
+            ports: vec![],
+            worker_count,
+            load: vec![0; worker_count],
+        }
     }
 
-    pub fn relays(&self) -> impl Iterator<Item = &RelayEntry> {
-        self.relays.iter().flatten()
+    /// Relays with their places.
+    pub fn relays(&self) -> impl Iterator<Item = (usize, &RelayEntry)> {
+        self.relays
+            .iter()
+            .enumerate()
+            .filter_map(|(place, relay)| Some((place, relay.as_ref()?)))
+    }
+
+    /// TX queues of each worker.
+    pub fn load(&self) -> &[usize] {
+        &self.load
+    }
+
+    /// What each port has to report, by name. The address that it refused last is kept.
+    pub fn take_reports(&mut self) -> impl Iterator<Item = (&str, Report)> {
+        self.ports.iter_mut().flatten().map(|port| {
+            let report = port.bridge.state().take_report();
+            port.refused = report.refused.or(port.refused);
+            (port.name.as_str(), report)
+        })
     }
 
     pub fn relay(&self, index: usize) -> Option<&RelayEntry> {
@@ -133,11 +161,16 @@ impl World {
     }
 
     pub fn relay_named(&self, name: &str) -> Option<usize> {
-        self.relays.iter().position(|r| r.as_ref().is_some_and(|r| r.name == name))
+        self.relays
+            .iter()
+            .position(|r| r.as_ref().is_some_and(|r| r.name == name))
     }
 
     pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortEntry)> {
-        (0..).map(PortId).zip(&self.ports).filter_map(|(id, port)| Some((id, port.as_ref()?)))
+        (0..)
+            .map(PortId)
+            .zip(&self.ports)
+            .filter_map(|(id, port)| Some((id, port.as_ref()?)))
     }
 
     pub fn port(&self, id: PortId) -> Option<&PortEntry> {
@@ -145,7 +178,9 @@ impl World {
     }
 
     pub fn port_named(&self, name: &str) -> Option<PortId> {
-        self.ports().find(|(_, port)| port.name == name).map(|(id, _)| id)
+        self.ports()
+            .find(|(_, port)| port.name == name)
+            .map(|(id, _)| id)
     }
 
     /// The port in a slot of a relay.
@@ -210,7 +245,10 @@ impl World {
         kind: Kind,
     ) -> Result<PortId, WorldError> {
         let place = free_place(&mut self.ports);
-        let id = u16::try_from(place).ok().filter(|_| place < MAX_PORTS).map(PortId);
+        let id = u16::try_from(place)
+            .ok()
+            .filter(|_| place < MAX_PORTS)
+            .map(PortId);
         let id = id.ok_or(WorldError::TooManyPorts)?;
         let Some(Some(entry)) = self.relays.get_mut(relay) else {
             return Err(WorldError::TooManySlots);
@@ -229,7 +267,10 @@ impl World {
             slot,
             bridge: relay::Port::new(config, Arc::default()),
             kind,
-            counters: (0..self.worker_count).map(|_| PortCounters::default()).collect(),
+            refused: None,
+            counters: (0..self.worker_count)
+                .map(|_| PortCounters::default())
+                .collect(),
             workers,
             published: None,
         });
@@ -272,11 +313,19 @@ impl World {
 
     /// Builds the tables of a relay after its settings or its ports' have changed.
     pub fn rebuild(&mut self, place: usize) -> Result<(), WorldError> {
-        let Some(Some(relay)) = self.relays.get_mut(place) else { return Ok(()) };
+        let Some(Some(relay)) = self.relays.get_mut(place) else {
+            return Ok(());
+        };
         let ports = relay.slots.iter().map(|id| {
-            Some(Arc::clone(&self.ports.get((*id)?.index())?.as_ref()?.bridge))
+            Some(Arc::clone(
+                &self.ports.get((*id)?.index())?.as_ref()?.bridge,
+            ))
         });
-        let tables = Relay::new(relay.config.clone(), ports.collect(), Arc::clone(&relay.fdb))?;
+        let tables = Relay::new(
+            relay.config.clone(),
+            ports.collect(),
+            Arc::clone(&relay.fdb),
+        )?;
         relay.tables = Arc::new(tables);
         relay.view = None;
         Ok(())
@@ -289,11 +338,15 @@ impl World {
         wanted: &[StaticEntry],
     ) -> Vec<(StaticEntry, StaticError)> {
         let slot_of = |name: &str| {
-            let (_, port) = self.ports().find(|(_, p)| p.name == name && p.relay == place)?;
+            let (_, port) = self
+                .ports()
+                .find(|(_, p)| p.name == name && p.relay == place)?;
             Some(port.slot)
         };
         let slots: Vec<_> = wanted.iter().map(|entry| slot_of(&entry.port)).collect();
-        let Some(Some(relay)) = self.relays.get_mut(place) else { return vec![] };
+        let Some(Some(relay)) = self.relays.get_mut(place) else {
+            return vec![];
+        };
         for entry in std::mem::take(&mut relay.statics) {
             if !wanted.contains(&entry) {
                 relay.tables.remove_static(entry.vid, entry.mac);
@@ -331,17 +384,27 @@ impl World {
                     .map(|(slot, _)| slot)
                     .collect();
                 let relay_tables = Arc::clone(&relay.tables);
-                Arc::new(RelayView { relay: relay_tables, active, ports: relay.slots.clone() })
+                Arc::new(RelayView {
+                    relay: relay_tables,
+                    active,
+                    ports: relay.slots.clone(),
+                })
             });
             relays.push(Some(Arc::clone(view)));
         }
-        let ports = self.ports.iter_mut().map(|port| Some(port.as_mut()?.publish())).collect();
+        let ports = self
+            .ports
+            .iter_mut()
+            .map(|port| Some(port.as_mut()?.publish()))
+            .collect();
         Snapshot { ports, relays }
     }
 
     /// The worker with the fewest queues.
     fn assign(&mut self) -> usize {
-        let worker = (0..self.worker_count).min_by_key(|&w| self.load[w]).unwrap_or(0);
+        let worker = (0..self.worker_count)
+            .min_by_key(|&w| self.load[w])
+            .unwrap_or(0);
         self.load[worker] += 1;
         worker
     }

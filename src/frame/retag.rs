@@ -21,7 +21,8 @@ impl TagAction {
         out.get_mut(..TAG_AT)?.copy_from_slice(addresses);
         let mut at = TAG_AT;
         if let Some(tag) = self.push {
-            out.get_mut(at..at + TAG_LEN)?.copy_from_slice(&tag.to_bytes());
+            out.get_mut(at..at + TAG_LEN)?
+                .copy_from_slice(&tag.to_bytes());
             at += TAG_LEN;
         }
         out.get_mut(at..at + rest.len())?.copy_from_slice(rest);
@@ -47,14 +48,27 @@ mod tests {
 
     #[test]
     fn tags_are_pushed_popped_and_replaced() {
-        let push = Some(Tag { tpid: 0x8100, tci: 0x600a });
+        let push = Some(Tag {
+            tpid: 0x8100,
+            tci: 0x600a,
+        });
         let tagged = frame(&[0x88, 0xa8, 0, 5, 8, 0, 0xaa]);
         let plain = frame(&[8, 0, 0xaa]);
         for (pop, push, head, expected) in [
             (false, None, &plain, plain.clone()),
-            (false, push, &plain, frame(&[0x81, 0, 0x60, 0x0a, 8, 0, 0xaa])),
+            (
+                false,
+                push,
+                &plain,
+                frame(&[0x81, 0, 0x60, 0x0a, 8, 0, 0xaa]),
+            ),
             (true, None, &tagged, plain.clone()),
-            (true, push, &tagged, frame(&[0x81, 0, 0x60, 0x0a, 8, 0, 0xaa])),
+            (
+                true,
+                push,
+                &tagged,
+                frame(&[0x81, 0, 0x60, 0x0a, 8, 0, 0xaa]),
+            ),
         ] {
             assert_eq!(applied(TagAction { pop, push }, head), Some(expected));
         }
@@ -62,9 +76,24 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let push = Some(Tag { tpid: 0x8100, tci: 1 });
-        assert_eq!(applied(TagAction { pop: true, push: None }, &frame(&[8, 0])), None);
-        assert_eq!(applied(TagAction { pop: false, push }, &ADDRESSES[..11]), None);
+        let push = Some(Tag {
+            tpid: 0x8100,
+            tci: 1,
+        });
+        assert_eq!(
+            applied(
+                TagAction {
+                    pop: true,
+                    push: None
+                },
+                &frame(&[8, 0])
+            ),
+            None
+        );
+        assert_eq!(
+            applied(TagAction { pop: false, push }, &ADDRESSES[..11]),
+            None
+        );
         assert_eq!(applied(TagAction { pop: false, push }, &[0; 61]), None);
     }
 }

@@ -85,6 +85,11 @@ impl Relay {
         self.vlan(vid.map_or(0, Vid::get)).fid
     }
 
+    /// Whether a port is in a VLAN.
+    pub fn is_member(&self, slot: Slot, vid: Vid) -> bool {
+        self.vlan(vid.get()).has(slot)
+    }
+
     /// What to announce for a port that comes up or asks for it: each registered address, in the
     /// port's access or native VLAN and in those that the port was seen to use. `extra` is an address
     /// that the front end names itself.

@@ -19,7 +19,9 @@ impl Poller {
     pub fn new() -> io::Result<Self> {
         let fd = epoll::create(true)?;
         // SAFETY: `create` returned a new descriptor that nobody else owns.
-        Ok(Self { epoll: unsafe { File::from_raw_fd(fd) } })
+        Ok(Self {
+            epoll: unsafe { File::from_raw_fd(fd) },
+        })
     }
 
     /// Watches `fd` for input, once per arrival (edge-triggered).
@@ -29,7 +31,12 @@ impl Poller {
     /// The error of `epoll_ctl`, such as `AlreadyExists` for a descriptor already in the set.
     pub fn add(&self, fd: &impl AsRawFd, token: u64) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::EPOLLIN | epoll::Events::EPOLLET, token);
-        epoll::ctl(self.raw(), epoll::ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), event)
+        epoll::ctl(
+            self.raw(),
+            epoll::ControlOptions::EPOLL_CTL_ADD,
+            fd.as_raw_fd(),
+            event,
+        )
     }
 
     /// Stops watching `fd`.
@@ -39,7 +46,12 @@ impl Poller {
     /// The error of `epoll_ctl`, such as `NotFound` for a descriptor not in the set.
     pub fn remove(&self, fd: &impl AsRawFd) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::empty(), 0);
-        epoll::ctl(self.raw(), epoll::ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
+        epoll::ctl(
+            self.raw(),
+            epoll::ControlOptions::EPOLL_CTL_DEL,
+            fd.as_raw_fd(),
+            event,
+        )
     }
 
     /// Waits up to `timeout_ms` milliseconds (-1: for ever, 0: not at all) and passes the token of

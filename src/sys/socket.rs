@@ -35,14 +35,22 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 /// Waits until a socket has something to read or its peer has gone; `false` after `timeout_ms`
 /// milliseconds (-1: never) without either.
 pub fn wait_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one valid pollfd, and the count says one.
     unsafe { libc::poll(&raw mut poll, 1, timeout_ms) != 0 }
 }
 
 /// Whether the peer of a stream socket has closed its end.
 pub fn hung_up(socket: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
     // SAFETY: one valid pollfd, and the count says one.
     let n = unsafe { libc::poll(&raw mut poll, 1, 0) };
     n > 0 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0

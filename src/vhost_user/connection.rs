@@ -67,7 +67,12 @@ impl Connection {
         stream.set_nonblocking(false)?;
         let session = Arc::new(Session::new(host, policy));
         let handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&session));
-        Ok(Self { stream, session, handler, port: port.to_owned() })
+        Ok(Self {
+            stream,
+            session,
+            handler,
+            port: port.to_owned(),
+        })
     }
 
     /// Serves the front end until it leaves (`Ok`) or has to be shown the door.
@@ -105,12 +110,18 @@ impl Connection {
                 Ok(0) => return Ok(()),
                 Ok(n) => {
                     let why = format!("the stream ends after {n} of {HEADER} header bytes");
-                    return Err(Refusal { message: "message".to_owned(), why });
+                    return Err(Refusal {
+                        message: "message".to_owned(),
+                        why,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
                 Err(error) => {
                     let why = error.to_string();
-                    return Err(Refusal { message: "socket".to_owned(), why });
+                    return Err(Refusal {
+                        message: "socket".to_owned(),
+                        why,
+                    });
                 }
             }
             let header = Header::decode(&bytes);
@@ -127,8 +138,14 @@ impl Connection {
                 // The peer closed, or we are being shut down.
                 Err(Error::Disconnected | Error::SocketBroken(_)) => return Ok(()),
                 Err(error) => {
-                    let why = self.session.take_failure().unwrap_or_else(|| explain(&error, &header));
-                    return Err(Refusal { message: header.name(), why });
+                    let why = self
+                        .session
+                        .take_failure()
+                        .unwrap_or_else(|| explain(&error, &header));
+                    return Err(Refusal {
+                        message: header.name(),
+                        why,
+                    });
                 }
             }
         }
@@ -145,7 +162,9 @@ impl Connection {
             return Err(Error::InvalidMessage);
         }
         let mut message = [0; HEADER + BODY];
-        self.stream.read_exact(&mut message).map_err(Error::SocketBroken)?;
+        self.stream
+            .read_exact(&mut message)
+            .map_err(Error::SocketBroken)?;
         let [.., a0, a1, a2, a3, b0, b1, b2, b3] = message;
         let low = u32::from_ne_bytes([a0, a1, a2, a3]);
         let high = u32::from_ne_bytes([b0, b1, b2, b3]);
@@ -155,7 +174,9 @@ impl Connection {
                 self.session.send_rarp(Mac::new([a0, a1, a2, a3, b0, b1]));
                 Ok(())
             }
-            _ => self.session.net_set_mtu(u64::from_ne_bytes([a0, a1, a2, a3, b0, b1, b2, b3])),
+            _ => self
+                .session
+                .net_set_mtu(u64::from_ne_bytes([a0, a1, a2, a3, b0, b1, b2, b3])),
         };
         if header.flags & FLAG_NEED_REPLY != 0 && self.session.acknowledges() {
             let mut reply = Vec::with_capacity(HEADER + BODY);
@@ -178,13 +199,20 @@ struct Header {
 
 impl Header {
     fn decode(bytes: &[u8; HEADER]) -> Self {
-        let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
-        Self { request: word(0), flags: word(4), size: word(8) }
+        let word =
+            |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self {
+            request: word(0),
+            flags: word(4),
+            size: word(8),
+        }
     }
 
     fn name(&self) -> String {
-        FrontendReq::try_from(self.request)
-            .map_or_else(|_| format!("message {}", self.request), |request| format!("{request:?}"))
+        FrontendReq::try_from(self.request).map_or_else(
+            |_| format!("message {}", self.request),
+            |request| format!("{request:?}"),
+        )
     }
 }
 

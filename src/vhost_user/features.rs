@@ -90,7 +90,10 @@ const OFFERED: [(u32, &str); 23] = [
 
 /// The names of the features in `features`, in the order of their bits.
 pub fn names(features: u64) -> Vec<&'static str> {
-    let mut known: Vec<_> = OFFERED.iter().filter(|(bit, _)| features & 1 << bit != 0).collect();
+    let mut known: Vec<_> = OFFERED
+        .iter()
+        .filter(|(bit, _)| features & 1 << bit != 0)
+        .collect();
     known.sort_by_key(|(bit, _)| bit);
     known.into_iter().map(|&(_, name)| name).collect()
 }
@@ -106,8 +109,14 @@ mod tests {
 
     #[test]
     fn the_offer_follows_the_configuration() {
-        let plain = DevicePolicy { queue_pairs: 1, mtu: None };
-        let sized = DevicePolicy { queue_pairs: 4, mtu: Some(9000) };
+        let plain = DevicePolicy {
+            queue_pairs: 1,
+            mtu: None,
+        };
+        let sized = DevicePolicy {
+            queue_pairs: 4,
+            mtu: Some(9000),
+        };
         assert!(!has(plain.virtio_features(), net::VIRTIO_NET_F_MTU));
         assert!(has(sized.virtio_features(), net::VIRTIO_NET_F_MTU));
         assert_eq!(sized.config_space()[8..12], [4, 0, 0x28, 0x23]);
@@ -116,7 +125,11 @@ mod tests {
     #[test]
     fn what_is_not_handled_is_not_offered() {
         use virtio_bindings::virtio_config as common;
-        let offer = DevicePolicy { queue_pairs: 8, mtu: Some(1500) }.virtio_features();
+        let offer = DevicePolicy {
+            queue_pairs: 8,
+            mtu: Some(1500),
+        }
+        .virtio_features();
         for bit in [
             net::VIRTIO_NET_F_GUEST_UFO,
             net::VIRTIO_NET_F_HOST_UFO,
@@ -128,15 +141,21 @@ mod tests {
             assert!(!has(offer, bit), "bit {bit}");
         }
         let protocol = DevicePolicy::protocol_features();
-        for feature in
-            [Protocol::STATUS, Protocol::HOST_NOTIFIER, Protocol::PAGEFAULT, Protocol::INFLIGHT_SHMFD]
-        {
+        for feature in [
+            Protocol::STATUS,
+            Protocol::HOST_NOTIFIER,
+            Protocol::PAGEFAULT,
+            Protocol::INFLIGHT_SHMFD,
+        ] {
             assert!(!protocol.contains(feature));
         }
     }
 
     #[test]
     fn names_come_in_the_order_of_the_bits() {
-        assert_eq!(names(1 | 1 << 15 | 1 << 32), ["csum", "mrg_rxbuf", "version_1"]);
+        assert_eq!(
+            names(1 | 1 << 15 | 1 << 32),
+            ["csum", "mrg_rxbuf", "version_1"]
+        );
     }
 }

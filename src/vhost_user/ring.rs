@@ -73,7 +73,8 @@ impl Vring {
     ///
     /// `index` tells the direction: even rings are what the guest receives from (VIRTIO 1.2, 5.1.2).
     pub fn update(&mut self, index: usize, device: &Device) -> Result<(), RingError> {
-        let (Some(size), Some(at), Some(memory)) = (self.size, self.addresses, &device.memory) else {
+        let (Some(size), Some(at), Some(memory)) = (self.size, self.addresses, &device.memory)
+        else {
             return Ok(());
         };
         if matches!(self.kick, Kick::Stopped) {
@@ -100,9 +101,11 @@ impl Vring {
             ),
             // The base that the front end sends may be wrong after a reconnect or a migration
             // (cloud-hypervisor sends the avail index): what the ring itself says is right.
-            None if index.is_multiple_of(2) => {
-                Running::Rx(Arc::new(config.activate_rx(memory, log, ResumeAt::UsedIndex)?))
-            }
+            None if index.is_multiple_of(2) => Running::Rx(Arc::new(config.activate_rx(
+                memory,
+                log,
+                ResumeAt::UsedIndex,
+            )?)),
             None => Running::Tx(
                 Arc::new(config.activate_tx(memory, log, ResumeAt::UsedIndex)?),
                 Arc::default(),
@@ -134,5 +137,9 @@ fn ring_features(features: u64) -> RingFeatures {
 
 /// Bytes of the virtio-net header: 12 with `num_buffers`, 10 without (VIRTIO 1.2, 5.1.6.1).
 pub fn header_len(features: u64) -> usize {
-    if has(features, VIRTIO_F_VERSION_1) || has(features, VIRTIO_NET_F_MRG_RXBUF) { 12 } else { 10 }
+    if has(features, VIRTIO_F_VERSION_1) || has(features, VIRTIO_NET_F_MRG_RXBUF) {
+        12
+    } else {
+        10
+    }
 }

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
-    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures,
-    VhostUserShMemConfig, VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags,
-    VhostUserVringState,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
 use vmm_sys_util::eventfd::EventFd;
@@ -68,18 +67,38 @@ struct State {
 impl Session {
     /// A session that has heard nothing yet.
     pub fn new(host: Arc<dyn PortHost>, policy: DevicePolicy) -> Self {
-        let vrings = (0..2 * policy.queue_pairs).map(|_| Vring::default()).collect();
-        let device = Device { features: 0, memory: None, log: None };
-        let state =
-            State { device, protocol: 0, log_base: None, vrings, life: 0, failure: None };
-        Self { host, policy, state: Mutex::new(state) }
+        let vrings = (0..2 * policy.queue_pairs)
+            .map(|_| Vring::default())
+            .collect();
+        let device = Device {
+            features: 0,
+            memory: None,
+            log: None,
+        };
+        let state = State {
+            device,
+            protocol: 0,
+            log_base: None,
+            vrings,
+            life: 0,
+            failure: None,
+        };
+        Self {
+            host,
+            policy,
+            state: Mutex::new(state),
+        }
     }
 
     /// Stops all rings and lets go of the guest's memory.
     pub fn close(&self) {
         let mut state = self.state();
         self.stop_all(&mut state);
-        state.device = Device { features: 0, memory: None, log: None };
+        state.device = Device {
+            features: 0,
+            memory: None,
+            log: None,
+        };
         state.log_base = None;
         state.vrings.clear();
     }
@@ -124,7 +143,9 @@ impl Session {
     /// NET_SET_MTU: what the guest was told.
     pub fn net_set_mtu(&self, mtu: u64) -> Result<()> {
         let Ok(mtu) = u16::try_from(mtu) else {
-            return self.state().refuse(format!("an MTU of {mtu} is above 65535"));
+            return self
+                .state()
+                .refuse(format!("an MTU of {mtu} is above 65535"));
         };
         self.host.report(Update::Mtu(mtu));
         Ok(())
@@ -132,7 +153,9 @@ impl Session {
 
     /// The handlers never panic while they hold the lock, and one thread calls them.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Applies everything that changed to vring `index`.
@@ -193,7 +216,9 @@ impl Session {
                     };
                     let error = vring.error.clone();
                     let (pair, ring) = ((index / 2) as u16, Arc::clone(ring));
-                    rings.tx.push(TxQueue::new(pair, ring, kick, error, Arc::clone(flood)));
+                    rings
+                        .tx
+                        .push(TxQueue::new(pair, ring, kick, error, Arc::clone(flood)));
                 }
                 None => {}
             }
@@ -206,7 +231,12 @@ impl Session {
         self.update_all(state)
     }
 
-    fn event(state: &mut State, what: &str, index: u8, file: Option<File>) -> Result<Option<Arc<EventFd>>> {
+    fn event(
+        state: &mut State,
+        what: &str,
+        index: u8,
+        file: Option<File>,
+    ) -> Result<Option<Arc<EventFd>>> {
         match file.map(eventfd::adopt).transpose() {
             Ok(event) => Ok(event.map(Arc::new)),
             Err(error) => {
@@ -238,7 +268,10 @@ impl State {
     }
 
     fn running(&self) -> usize {
-        self.vrings.iter().filter(|vring| vring.running.is_some()).count()
+        self.vrings
+            .iter()
+            .filter(|vring| vring.running.is_some())
+            .count()
     }
 
     fn set_log(&mut self) {
@@ -249,7 +282,10 @@ impl State {
 
 /// Words for a memory region that was refused.
 fn region_name(region: &Region) -> String {
-    format!("memory region at guest address {:#x}, {} bytes", region.guest_addr, region.size)
+    format!(
+        "memory region at guest address {:#x}, {} bytes",
+        region.guest_addr, region.size
+    )
 }
 
 impl VhostUserBackendReqHandler for Session {
@@ -281,7 +317,9 @@ impl VhostUserBackendReqHandler for Session {
         let mut state = self.state();
         let unknown = features & !self.policy.virtio_features();
         if unknown != 0 {
-            return state.refuse(format!("features {unknown:#x} were accepted but not offered"));
+            return state.refuse(format!(
+                "features {unknown:#x} were accepted but not offered"
+            ));
         }
         if state.device.features == features {
             return Ok(());
@@ -320,7 +358,9 @@ impl VhostUserBackendReqHandler for Session {
     fn set_vring_num(&self, index: u32, num: u32) -> Result<()> {
         let mut state = self.state();
         state.vring(index)?;
-        let size = u16::try_from(num).ok().filter(|&n| n.is_power_of_two() && n <= MAX_QUEUE_SIZE);
+        let size = u16::try_from(num)
+            .ok()
+            .filter(|&n| n.is_power_of_two() && n <= MAX_QUEUE_SIZE);
         let Some(size) = size else {
             return state.refuse(format!(
                 "queue {index}: a size of {num} is not a power of two from 1 to {MAX_QUEUE_SIZE}; \
@@ -329,7 +369,9 @@ impl VhostUserBackendReqHandler for Session {
         };
         let vring = state.vring(index)?;
         if vring.running.is_some() && vring.size != Some(size) {
-            return state.refuse(format!("queue {index}: its size cannot change while it runs"));
+            return state.refuse(format!(
+                "queue {index}: its size cannot change while it runs"
+            ));
         }
         vring.size = Some(size);
         Ok(())
@@ -409,8 +451,9 @@ impl VhostUserBackendReqHandler for Session {
         let mut state = self.state();
         let unknown = features & !DevicePolicy::protocol_features().bits();
         if unknown != 0 {
-            return state
-                .refuse(format!("protocol features {unknown:#x} were accepted but not offered"));
+            return state.refuse(format!(
+                "protocol features {unknown:#x} were accepted but not offered"
+            ));
         }
         state.protocol = features;
         Ok(())
@@ -440,15 +483,19 @@ impl VhostUserBackendReqHandler for Session {
     }
 
     fn set_config(&self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        self.state().refuse("the configuration space of a network device is read-only".to_owned())
+        self.state()
+            .refuse("the configuration space of a network device is read-only".to_owned())
     }
 
     fn set_gpu_socket(&self, _gpu_backend: GpuBackend) -> Result<()> {
-        self.state().refuse("this is a network device, not a GPU".to_owned())
+        self.state()
+            .refuse("this is a network device, not a GPU".to_owned())
     }
 
     fn get_shared_object(&self, _uuid: VhostUserSharedMsg) -> Result<File> {
-        Err(Error::InvalidOperation("shared objects were not negotiated"))
+        Err(Error::InvalidOperation(
+            "shared objects were not negotiated",
+        ))
     }
 
     fn get_inflight_fd(&self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
@@ -494,8 +541,7 @@ impl VhostUserBackendReqHandler for Session {
         let Some(memory) = &state.device.memory else {
             return state.refuse("a memory region is removed before any was added".to_owned());
         };
-        match memory.with_removed(region.guest_phys_addr, region.memory_size, region.user_addr)
-        {
+        match memory.with_removed(region.guest_phys_addr, region.memory_size, region.user_addr) {
             Ok(memory) => self.set_memory(&mut state, memory),
             Err(error) => state.refuse(format!("{error}")),
         }

@@ -6,9 +6,9 @@
 
 use arrayvec::ArrayVec;
 
+use super::Fault;
 use super::count;
 use super::frame::{Frame, HEAD};
-use super::Fault;
 use super::route::Job;
 use super::snapshot::{Attachment, Port, PortId, PortRings, Snapshot};
 use crate::frame::checksum::complete_checksum;
@@ -85,9 +85,18 @@ impl Egress {
     ) {
         self.group(snapshot, frames, jobs);
         for g in 0..self.groups.len() {
-            let Group { port: id, ring, first, .. } = self.groups[g];
-            let Some(port) = snapshot.port(id) else { continue };
-            let Attachment::Rings(rings) = &port.attachment else { continue };
+            let Group {
+                port: id,
+                ring,
+                first,
+                ..
+            } = self.groups[g];
+            let Some(port) = snapshot.port(id) else {
+                continue;
+            };
+            let Attachment::Rings(rings) = &port.attachment else {
+                continue;
+            };
             let Some(ring) = rings.rx.get(ring) else {
                 let mut job = first;
                 while job != END {
@@ -151,7 +160,12 @@ impl Egress {
                 }
                 _ => {
                     self.group_of[place] = self.groups.len() as u32;
-                    self.groups.push(Group { port: job.port, ring, first: index, last: index });
+                    self.groups.push(Group {
+                        port: job.port,
+                        ring,
+                        first: index,
+                        last: index,
+                    });
                 }
             }
         }
@@ -176,7 +190,11 @@ impl Egress {
         match self.mend(repair, &frame.vnet, job.action) {
             Ok(()) => {
                 let header = frame.vnet.for_receiver(repair, receiver.rings.accepts);
-                let frames = Mended { bytes: &self.repaired, lengths: &self.lengths, header };
+                let frames = Mended {
+                    bytes: &self.repaired,
+                    lengths: &self.lengths,
+                    header,
+                };
                 receiver.send_mended(&frames, (frame, waits), outcome);
             }
             Err(reason) => outcome.dropped(receiver.id, reason),
@@ -189,7 +207,11 @@ impl Egress {
         self.linear.clear();
         self.linear.extend_from_slice(head);
         self.linear.resize(frame.len, 0);
-        virtqueue::read(rest(batch, frame), frame.rest_at, &mut self.linear[head.len()..]);
+        virtqueue::read(
+            rest(batch, frame),
+            frame.rest_at,
+            &mut self.linear[head.len()..],
+        );
     }
 
     /// Makes of `linear` what a receiver without offloads takes, and then changes the tags: the
@@ -251,7 +273,10 @@ fn choose_ring(snapshot: &Snapshot, port: PortId, frame: &Frame) -> usize {
         return 0;
     }
     let first = flow_hash(frame.head()) as usize % count;
-    (first..count).chain(0..first).find(|&ring| rings.rx[ring].has_buffers()).unwrap_or(first)
+    (first..count)
+        .chain(0..first)
+        .find(|&ring| rings.rx[ring].has_buffers())
+        .unwrap_or(first)
 }
 
 /// One receive ring during one burst.
@@ -331,13 +356,24 @@ impl Receiver<'_> {
         let head = if action.is_keep() {
             frame.head()
         } else {
-            let len = action.apply(frame.head(), &mut tagged).ok_or(DropReason::TooManyTags)?;
+            let len = action
+                .apply(frame.head(), &mut tagged)
+                .ok_or(DropReason::TooManyTags)?;
             vnet.retag(action.growth().into());
             &tagged[..len]
         };
         let rest_len = frame.rest_len();
-        self.write(grant, vnet, head, (rest(batch, frame), frame.rest_at, rest_len))?;
-        count::rx(&self.port.counters[self.worker], frame.header.dst, head.len() + rest_len);
+        self.write(
+            grant,
+            vnet,
+            head,
+            (rest(batch, frame), frame.rest_at, rest_len),
+        )?;
+        count::rx(
+            &self.port.counters[self.worker],
+            frame.header.dst,
+            head.len() + rest_len,
+        );
         Ok(())
     }
 
@@ -348,11 +384,22 @@ impl Receiver<'_> {
         head: &[u8],
         (rest, rest_skip, rest_len): (&[Segment<'_>], usize, usize),
     ) -> Result<(), DropReason> {
-        let Grant::Buffers { buffers, segments } = grant else { return Err(DropReason::RxChain) };
+        let Grant::Buffers { buffers, segments } = grant else {
+            return Err(DropReason::RxChain);
+        };
         vnet.num_buffers = *buffers;
         let header = vnet.encode();
         let header = &header[..self.rings.header_len];
-        self.ring.copy(segments, &Gather { header, head, rest, rest_skip, rest_len });
+        self.ring.copy(
+            segments,
+            &Gather {
+                header,
+                head,
+                rest,
+                rest_skip,
+                rest_len,
+            },
+        );
         Ok(())
     }
 
@@ -416,6 +463,9 @@ impl Receiver<'_> {
     }
 
     fn may_wait(&self, waits: bool) -> bool {
-        waits && !self.ring.stalled(self.patience.now_ns, self.patience.limit_ns)
+        waits
+            && !self
+                .ring
+                .stalled(self.patience.now_ns, self.patience.limit_ns)
     }
 }

@@ -60,7 +60,16 @@ impl Frame {
         let mut bytes = [0; HEAD + GROWTH];
         bytes[..head.len()].copy_from_slice(head);
         let segment_len = vnet.max_segment_len();
-        Ok(Self { chain, vnet, header, len, segment_len, rest_at, head: bytes, head_len: head.len() })
+        Ok(Self {
+            chain,
+            vnet,
+            header,
+            len,
+            segment_len,
+            rest_at,
+            head: bytes,
+            head_len: head.len(),
+        })
     }
 
     /// This frame with its tags changed as `action` says.

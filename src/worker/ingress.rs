@@ -1,10 +1,10 @@
 //! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
 
+use super::Fault;
 use super::count;
 use super::egress::{Egress, Outcome, Patience};
 use super::flood::Flood;
 use super::frame::{Frame, HEAD};
-use super::Fault;
 use super::lock;
 use super::route::Routes;
 use super::snapshot::{PortId, Snapshot};
@@ -57,11 +57,19 @@ pub struct Moment {
 impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let Some(port) = snapshot.port(id) else { return Turn::Idle };
-        let Some(rings) = port.attachment.rings() else { return Turn::Idle };
-        let Some(queue) = rings.tx.get(index) else { return Turn::Idle };
+        let Some(port) = snapshot.port(id) else {
+            return Turn::Idle;
+        };
+        let Some(rings) = port.attachment.rings() else {
+            return Turn::Idle;
+        };
+        let Some(queue) = rings.tx.get(index) else {
+            return Turn::Idle;
+        };
         // Held by another worker only while the queue moves from it to this one.
-        let Some(mut guard) = queue.ring.try_lock() else { return Turn::Busy };
+        let Some(mut guard) = queue.ring.try_lock() else {
+            return Turn::Busy;
+        };
         let mut flood = lock(&queue.flood.0);
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
@@ -80,7 +88,11 @@ impl Path {
             sent: [(NOBODY, 0); BURST],
         };
         self.routes.clear();
-        let end = if flood.is_active() { flood.chain.min(taken) } else { taken };
+        let end = if flood.is_active() {
+            flood.chain.min(taken)
+        } else {
+            taken
+        };
         let mut finished: u64 = 0;
         for chain in 0..end {
             if batch.chains()[chain].done {
@@ -92,14 +104,20 @@ impl Path {
                 Ok(frame) => {
                     burst.sent[chain] = (frame.header.dst, frame.len);
                     let forms = self.routes.frames.len();
-                    self.routes.add(snapshot, id, frame, at.now_s, |port, reason| {
-                        drop_at(snapshot, at.worker, port, reason);
-                    });
+                    self.routes
+                        .add(snapshot, id, frame, at.now_s, |port, reason| {
+                            drop_at(snapshot, at.worker, port, reason);
+                        });
                     let copies = self.routes.jobs.len() - first;
                     if copies == 1 {
                         burst.sole |= 1 << chain;
                     } else if copies > 1 && self.routes.jobs.len() > SLICE {
-                        begin_flood(&mut flood, &mut self.routes, (first, forms), (chain, &batch));
+                        begin_flood(
+                            &mut flood,
+                            &mut self.routes,
+                            (first, forms),
+                            (chain, &batch),
+                        );
                         burst.flooded = 1 << chain;
                         break;
                     }
@@ -127,7 +145,14 @@ impl Path {
             guard.finish(chain);
         }
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
-            continue_flood(&mut self.egress, &mut flood, &mut guard, &batch, &mut burst, at);
+            continue_flood(
+                &mut self.egress,
+                &mut flood,
+                &mut guard,
+                &batch,
+                &mut burst,
+                at,
+            );
         }
         let consumed = usize::from(guard.publish());
         flood.chain = flood.chain.saturating_sub(consumed);
@@ -143,10 +168,15 @@ impl Path {
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
     pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
-        let Some(port) = snapshot.port(id) else { return };
+        let Some(port) = snapshot.port(id) else {
+            return;
+        };
         let drop_frame = |port, reason| drop_at(snapshot, at.worker, port, reason);
         let bytes = &bytes[..bytes.len().min(HEAD)];
-        let vnet = VnetHeader { num_buffers: 1, ..VnetHeader::default() };
+        let vnet = VnetHeader {
+            num_buffers: 1,
+            ..VnetHeader::default()
+        };
         self.routes.clear();
         match Frame::new(0, vnet, bytes, bytes.len(), 0) {
             Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
@@ -164,44 +194,51 @@ impl Path {
         };
         let (frames, jobs) = (&self.routes.frames, &self.routes.jobs);
         let (here, batch) = ((snapshot, at.worker), TxBatch::new());
-        self.egress.deliver(here, (frames, jobs), &batch, |_| false, at.patience, &mut burst);
+        self.egress.deliver(
+            here,
+            (frames, jobs),
+            &batch,
+            |_| false,
+            at.patience,
+            &mut burst,
+        );
     }
 }
 
 /// Makes the next slice of the copies of a flood.
-    fn continue_flood(
-        egress: &mut Egress,
-        flood: &mut Flood,
-        guard: &mut TxGuard<'_>,
-        batch: &TxBatch<'_>,
-        burst: &mut Burst<'_>,
-        at: Moment,
-    ) {
-        let chain = flood.chain;
-        // The descriptors were read again. If the guest changed them meanwhile, the rest of the
-        // payload may be missing: no copy is made of what is not there.
-        if batch.chains()[chain].len == flood.chain_len {
-            for frame in &mut flood.frames {
-                frame.chain = chain;
-            }
-            let slice = flood.made..flood.jobs.len().min(flood.made + SLICE);
-            flood.made = slice.end;
-            let jobs = &flood.jobs[slice];
-            let clock = at.patience;
-            let here = (burst.snapshot, at.worker);
-            egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
-        } else {
-            burst.counters.drop_frames(DropReason::BadChain, 1);
-            flood.clear();
+fn continue_flood(
+    egress: &mut Egress,
+    flood: &mut Flood,
+    guard: &mut TxGuard<'_>,
+    batch: &TxBatch<'_>,
+    burst: &mut Burst<'_>,
+    at: Moment,
+) {
+    let chain = flood.chain;
+    // The descriptors were read again. If the guest changed them meanwhile, the rest of the
+    // payload may be missing: no copy is made of what is not there.
+    if batch.chains()[chain].len == flood.chain_len {
+        for frame in &mut flood.frames {
+            frame.chain = chain;
         }
-        if !flood.is_active() {
-            if let Some(frame) = flood.frames.first() {
-                count::tx(burst.counters, frame.header.dst, frame.len);
-            }
-            flood.clear();
-            guard.finish(chain);
-        }
+        let slice = flood.made..flood.jobs.len().min(flood.made + SLICE);
+        flood.made = slice.end;
+        let jobs = &flood.jobs[slice];
+        let clock = at.patience;
+        let here = (burst.snapshot, at.worker);
+        egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
+    } else {
+        burst.counters.drop_frames(DropReason::BadChain, 1);
+        flood.clear();
     }
+    if !flood.is_active() {
+        if let Some(frame) = flood.frames.first() {
+            count::tx(burst.counters, frame.header.dst, frame.len);
+        }
+        flood.clear();
+        guard.finish(chain);
+    }
+}
 
 /// Moves the copies of the last frame out of the burst. None of them is made yet, so frames before
 /// it keep their place.
@@ -222,19 +259,21 @@ fn begin_flood(
 }
 
 /// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
-fn read_frame(
-    batch: &TxBatch<'_>,
-    chain: usize,
-    header_len: usize,
-) -> Result<Frame, DropReason> {
+fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Frame, DropReason> {
     let described = &batch.chains()[chain];
-    let len = (described.len as usize).checked_sub(header_len).ok_or(DropReason::BadHeader)?;
+    let len = (described.len as usize)
+        .checked_sub(header_len)
+        .ok_or(DropReason::BadHeader)?;
     if len > MAX_FRAME {
         return Err(DropReason::TooLong);
     }
     // A legacy header is two bytes shorter; the field that it lacks stays zero.
     let mut bytes = [0; VnetHeader::LEN + HEAD];
-    let read = virtqueue::read(batch.segments(described), 0, &mut bytes[..header_len + HEAD]);
+    let read = virtqueue::read(
+        batch.segments(described),
+        0,
+        &mut bytes[..header_len + HEAD],
+    );
     let (header, behind) = bytes.split_at_mut(header_len);
     let mut fields = [0; VnetHeader::LEN];
     fields[..header_len].copy_from_slice(header);

@@ -16,8 +16,8 @@ mod sync;
 mod thread;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -124,7 +124,9 @@ impl Pool {
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let count = settings.workers.max(1);
-        let wake = (0..count).map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
+        let wake = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
         let shared = Arc::new(Shared {
             quiescence: Quiescence::new(Snapshot::default(), count),
             wake,
@@ -135,7 +137,10 @@ impl Pool {
             injected: Mutex::default(),
             has_injected: AtomicBool::new(false),
         });
-        let mut pool = Self { shared, threads: vec![] };
+        let mut pool = Self {
+            shared,
+            threads: vec![],
+        };
         for number in 0..count {
             let worker = thread::Worker::new(number, Arc::clone(&pool.shared))?;
             let cpu = pool.shared.settings.cpus.get(number).copied();
@@ -151,10 +156,16 @@ impl Pool {
             };
             let builder = std::thread::Builder::new().name(format!("evb-worker-{number}"));
             pool.threads.push(builder.spawn(body)?);
-            was_pinned.recv().map_err(io::Error::other)?.map_err(|error| {
-                let cpu = cpu.unwrap_or_default();
-                io::Error::new(error.kind(), format!("worker {number} on CPU {cpu}: {error}"))
-            })?;
+            was_pinned
+                .recv()
+                .map_err(io::Error::other)?
+                .map_err(|error| {
+                    let cpu = cpu.unwrap_or_default();
+                    io::Error::new(
+                        error.kind(),
+                        format!("worker {number} on CPU {cpu}: {error}"),
+                    )
+                })?;
         }
         Ok(pool)
     }

@@ -38,7 +38,9 @@ impl<T> Quiescence<T> {
         Self {
             newest: AtomicU64::new(0),
             current: Mutex::new((0, Arc::new(first))),
-            used: (0..workers).map(|_| CachePadded::new(AtomicU64::new(OFFLINE))).collect(),
+            used: (0..workers)
+                .map(|_| CachePadded::new(AtomicU64::new(OFFLINE)))
+                .collect(),
             passed: Condvar::new(),
             passing: Mutex::new(()),
         }
@@ -87,7 +89,11 @@ impl<T> Quiescence<T> {
     pub fn wait(&self, at_least: u64) {
         fence(Ordering::SeqCst);
         let mut guard = lock(&self.passing);
-        while self.used.iter().any(|used| used.load(Ordering::Acquire) < at_least) {
+        while self
+            .used
+            .iter()
+            .any(|used| used.load(Ordering::Acquire) < at_least)
+        {
             guard = match self.passed.wait(guard) {
                 Ok(guard) => guard,
                 Err(poisoned) => poisoned.into_inner(),
@@ -111,6 +117,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<T> fmt::Debug for Quiescence<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quiescence").field("newest", &self.newest).finish_non_exhaustive()
+        f.debug_struct("Quiescence")
+            .field("newest", &self.newest)
+            .finish_non_exhaustive()
     }
 }

@@ -74,12 +74,17 @@ impl Routes {
     ) -> Result<(), DropReason> {
         let port = snapshot.port(from).ok_or(DropReason::PortDown)?;
         let in_relay = snapshot.relay(port.relay).ok_or(DropReason::PortDown)?;
-        let view = relay::View { relay: &in_relay.relay, active: &in_relay.active };
+        let view = relay::View {
+            relay: &in_relay.relay,
+            active: &in_relay.active,
+        };
         let mut targets = std::mem::take(&mut self.targets);
         let frame = &self.frames[index];
         let (verdict, class) = view.forward(port.slot, &facts(frame), now, &mut targets);
         let mut deliver = |routes: &mut Self, slot| {
-            let Some(to) = in_relay.port(slot) else { return };
+            let Some(to) = in_relay.port(slot) else {
+                return;
+            };
             let done = view
                 .egress(slot, &class, &facts(&routes.frames[index]))
                 .and_then(|action| routes.hand_over(snapshot, to, index, action, hops));
@@ -129,7 +134,11 @@ impl Routes {
                 Ok(())
             }
             Some(_) => {
-                self.jobs.push(Job { port: to, frame, action });
+                self.jobs.push(Job {
+                    port: to,
+                    frame,
+                    action,
+                });
                 Ok(())
             }
         }

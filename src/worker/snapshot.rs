@@ -119,7 +119,13 @@ pub struct PortRings {
 impl PortRings {
     /// No rings, in the device's life number `life`.
     pub fn none(life: u64) -> Self {
-        Self { life, header_len: 12, accepts: Offloads::NONE, rx: vec![], tx: vec![] }
+        Self {
+            life,
+            header_len: 12,
+            accepts: Offloads::NONE,
+            rx: vec![],
+            tx: vec![],
+        }
     }
 
     /// Whether any ring can be used.
@@ -151,7 +157,13 @@ impl TxQueue {
         error: Option<Arc<EventFd>>,
         flood: Arc<FloodState>,
     ) -> Self {
-        Self { pair, ring, kick, error, flood }
+        Self {
+            pair,
+            ring,
+            kick,
+            error,
+            flood,
+        }
     }
 }
 
@@ -168,6 +180,8 @@ impl fmt::Debug for FloodState {
 
 impl fmt::Debug for TxQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TxQueue").field("pair", &self.pair).finish_non_exhaustive()
+        f.debug_struct("TxQueue")
+            .field("pair", &self.pair)
+            .finish_non_exhaustive()
     }
 }

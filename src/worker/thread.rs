@@ -107,7 +107,10 @@ impl Worker {
         Moment {
             worker: self.number,
             now_s: (now_ns / 1_000_000_000) as u32,
-            patience: Patience { now_ns, limit_ns: self.shared.settings.rx_wait_ns },
+            patience: Patience {
+                now_ns,
+                limit_ns: self.shared.settings.rx_wait_ns,
+            },
         }
     }
 
@@ -176,7 +179,11 @@ impl Worker {
 
     /// Nothing to do: sleeps until a kick, a new snapshot, or the end.
     fn sleep(&mut self) {
-        let kickless = self.locals.iter().flatten().any(|local| local.kick.is_none());
+        let kickless = self
+            .locals
+            .iter()
+            .flatten()
+            .any(|local| local.kick.is_none());
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
         let timeout = if kickless { LOOK_EVERY_MS } else { -1 };
@@ -184,7 +191,10 @@ impl Worker {
         self.enter();
         if kickless {
             for token in 0..self.locals.len() {
-                if self.locals[token].as_ref().is_some_and(|local| local.kick.is_none()) {
+                if self.locals[token]
+                    .as_ref()
+                    .is_some_and(|local| local.kick.is_none())
+                {
                     self.heat(token);
                 }
             }
@@ -207,7 +217,9 @@ impl Worker {
     /// Puts a queue on the list.
     fn heat(&mut self, token: usize) {
         let now_ns = self.now_ns();
-        let Some(Some(local)) = self.locals.get_mut(token) else { return };
+        let Some(Some(local)) = self.locals.get_mut(token) else {
+            return;
+        };
         if local.hot {
             return;
         }
@@ -239,7 +251,9 @@ impl Worker {
         let snapshot = Arc::clone(&self.snapshot);
         for (id, port) in snapshot.ports.iter().enumerate() {
             let Some(port) = port else { continue };
-            let Some(rings) = port.attachment.rings() else { continue };
+            let Some(rings) = port.attachment.rings() else {
+                continue;
+            };
             for (index, queue) in rings.tx.iter().enumerate() {
                 if port.workers.get(usize::from(queue.pair)) == Some(&self.number) {
                     let id = PortId(id as u16);
@@ -248,7 +262,10 @@ impl Worker {
             }
         }
         for token in 0..self.locals.len() {
-            if self.locals[token].as_ref().is_some_and(|local| !local.current) {
+            if self.locals[token]
+                .as_ref()
+                .is_some_and(|local| !local.current)
+            {
                 self.drop_local(token);
             }
         }
@@ -288,20 +305,35 @@ impl Worker {
         if let Some(kick) = kick
             && let Err(error) = self.poller.add(&**kick, token as u64)
         {
-            log::error!("worker {}: cannot watch a kick descriptor: {error}", self.number);
+            log::error!(
+                "worker {}: cannot watch a kick descriptor: {error}",
+                self.number
+            );
         }
         let (ring, kick) = (Arc::clone(&queue.ring), kick.cloned());
-        self.locals[token] =
-            Some(Local { port, index, ring, kick, hot: false, busy_ns: 0, current: true });
+        self.locals[token] = Some(Local {
+            port,
+            index,
+            ring,
+            kick,
+            hot: false,
+            busy_ns: 0,
+            current: true,
+        });
         self.places.insert((port, pair), token);
         self.heat(token);
     }
 
     fn drop_local(&mut self, token: usize) {
-        if let Some(Local { kick: Some(kick), .. }) = self.locals[token].take()
+        if let Some(Local {
+            kick: Some(kick), ..
+        }) = self.locals[token].take()
             && let Err(error) = self.poller.remove(&*kick)
         {
-            log::error!("worker {}: cannot unwatch a kick descriptor: {error}", self.number);
+            log::error!(
+                "worker {}: cannot unwatch a kick descriptor: {error}",
+                self.number
+            );
         }
     }
 
@@ -314,7 +346,8 @@ impl Worker {
 fn has_work(ring: &TxRing) -> bool {
     // A broken ring shows in the next turn, so it keeps its place for one more; one that another
     // worker holds is on its way to that worker.
-    ring.try_lock().is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true))
+    ring.try_lock()
+        .is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true))
 }
 
 impl Polling {

@@ -23,7 +23,9 @@ fn cases(text: &str) -> Vec<Case> {
 }
 
 fn check(file: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/tests/invalid").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/config/tests/invalid")
+        .join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     let mut blessed = String::new();
     let mut wrong = Vec::new();
@@ -35,7 +37,9 @@ fn check(file: &str) {
         let shown: Vec<&str> = shown.lines().map(str::trim_end).collect();
         let shown = shown.join("\n");
         if shown != expected {
-            wrong.push(format!("### {title}\n--- expected\n{expected}\n--- shown\n{shown}"));
+            wrong.push(format!(
+                "### {title}\n--- expected\n{expected}\n--- shown\n{shown}"
+            ));
         }
         assert_ne!(shown, "accepted", "{title}\n{input}");
         writeln!(blessed, "### {title}\n{input}---\n{shown}\n").unwrap();
