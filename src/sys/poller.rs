@@ -90,19 +90,19 @@ mod tests {
         let event = EventFd::new(0).unwrap();
         poller.add(&event, 7).unwrap();
         let ready = || {
-            let mut tokens = vec![];
+            let mut tokens: Vec<u64> = vec![];
             poller.wait(0, |t| tokens.push(t)).unwrap();
             tokens
         };
-        assert_eq!(ready(), []);
+        assert!(ready().is_empty());
         for _ in 0..3 {
             event.write(1).unwrap();
             assert_eq!(ready(), [7]);
-            assert_eq!(ready(), []);
+            assert!(ready().is_empty());
         }
         poller.remove(&event).unwrap();
         event.write(1).unwrap();
-        assert_eq!(ready(), []);
+        assert!(ready().is_empty());
         assert!(poller.remove(&event).is_err());
     }
 }
