@@ -1,5 +1,6 @@
 """The daemon under test."""
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -76,12 +77,21 @@ class Evb:
         return subprocess.run([BINARY, *words, '--control', self.control], check=True, text=True, timeout=30,
                               stdout=subprocess.PIPE).stdout
 
+    def get(self, path):
+        """An answer of the control API, decoded."""
+        connection = http.client.HTTPConnection('localhost', timeout=30)
+        connection.sock = connect(self.control, self.process, 5, self.log)
+        with contextlib.closing(connection):
+            connection.request('GET', path)
+            reply = connection.getresponse()
+            body = reply.read()
+        if reply.status != 200:
+            raise RuntimeError(f'evb: GET {path}: {reply.status} {body.decode(errors="replace")}')
+        return json.loads(body)
+
     def status(self, port):
-        """The status of a port, as `evb status --json` has it."""
-        for entry in json.loads(self.cli('status', '--json'))['ports']:
-            if entry['name'] == port:
-                return entry
-        raise KeyError(port)
+        """The status of a port."""
+        return next(entry for entry in self.get('/v1/status')['ports'] if entry['name'] == port)
 
     def counters(self, port):
         return self.status(port)['counters']

@@ -239,8 +239,8 @@ class Linux(Machine):
             ip rule add pref 10 iif lo lookup 100; ip rule add pref 20 lookup local; ip rule del pref 0
             ip route add {address} dev eth0 src {other} table 100
             ip route add {other} dev eth0 src {address} table 100
-            ip neigh add {address} lladdr {echo_mac} dev eth0
-            ip neigh add {other} lladdr {echo_mac} dev eth0""")
+            arp -i eth0 -s {address} {echo_mac}
+            arp -i eth0 -s {other} {echo_mac}""")
         return self
 
     def ping(self, address, count=10, interval=0.1, size=56):
