@@ -93,14 +93,13 @@ impl Relay {
         };
         let mut macs = port.config.macs.clone();
         macs.extend(port.state.pinned());
-        let vids: Vec<Option<Vid>> = match &self.vids {
-            None => vec![None],
-            Some(_) => {
-                let mut seen = port.state.seen_vids();
-                seen.extend(port.vlan.pvid());
-                let members = seen.iter().filter(|vid| self.vlan(vid.get()).has(slot));
-                members.map(Some).collect()
-            }
+        let vids: Vec<Option<Vid>> = if self.vids.is_none() {
+            vec![None]
+        } else {
+            let mut seen = port.state.seen_vids();
+            seen.extend(port.vlan.pvid());
+            let members = seen.iter().filter(|vid| self.vlan(vid.get()).has(slot));
+            members.map(Some).collect()
         };
         let with_vids = |mac| vids.iter().map(move |vid| Announcement { mac, vid: *vid });
         macs.into_iter().flat_map(with_vids).collect()

@@ -31,6 +31,9 @@ mod tables;
 mod vid_set;
 mod vlan;
 
+#[cfg(test)]
+mod tests;
+
 pub use check::RelayError;
 pub use config::{
     DEFAULT_AGEING, DEFAULT_LEARN, DEFAULT_MAX_ENTRIES, DEFAULT_TRUSTED_LIMIT, MacPolicy, Mode,

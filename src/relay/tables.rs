@@ -189,7 +189,7 @@ impl Relay {
             learns_outside: !masks.bridge.is_empty(),
             routers: routers.map(|(slot, _)| slot).collect(),
             vlans: match &vids {
-                None => Vlans::flat(seated().map(|(slot, _)| slot).collect(), ports.len()),
+                None => Vlans::flat(&seated().map(|(slot, _)| slot).collect(), ports.len()),
                 Some(vids) => Vlans::new(seated(), vids, &config.fids, ports.len()),
             },
             vids,
@@ -271,7 +271,7 @@ impl Relay {
     }
 }
 
-/// 224.0.0.x, ff02::1 and the addresses reserved for links.
+/// 224.0.0.x, `ff02::1` and the addresses reserved for links.
 fn never_pruned(group: Mac) -> bool {
     matches!(
         group.octets(),
@@ -297,7 +297,7 @@ fn relay_vids<'a>(ports: impl Iterator<Item = &'a Port>) -> Option<RelayVids> {
 
 impl Vlans {
     /// The one broadcast domain of a flat relay.
-    fn flat(members: PortSet, ports: usize) -> Vlans {
+    fn flat(members: &PortSet, ports: usize) -> Vlans {
         let stride = ports.div_ceil(64).max(1);
         Vlans {
             entries: Box::new([VlanEntry::default()]),
