@@ -196,6 +196,11 @@ impl PortConfig {
         }
     }
 
+    /// Whether the port is pinned to the first source that it shows.
+    pub fn pins_first(&self) -> bool {
+        self.mac_policy == MacPolicy::Pinned && self.macs.is_empty()
+    }
+
     /// How many addresses the port may have learned at a time.
     pub fn learn_limit(&self) -> u32 {
         match self.mac_policy {

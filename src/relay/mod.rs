@@ -24,6 +24,8 @@ mod config;
 mod fdb;
 mod forward;
 mod lifecycle;
+#[cfg(test)]
+mod model;
 mod passthrough;
 mod port;
 mod reserved;

@@ -43,6 +43,11 @@ impl Port {
         &self.state
     }
 
+    /// The address it pinned at first sight, as long as it is told to do so.
+    pub(super) fn pin(&self) -> Option<Mac> {
+        self.state.pin.get().filter(|_| self.config.pins_first())
+    }
+
     pub(super) fn is_uplink(&self) -> bool {
         self.config.role == Role::Uplink
     }
@@ -322,13 +327,20 @@ impl Vlans {
         }
         let mut entries = vec![VlanEntry::default(); 4096];
         let mut bitmaps = Vec::new();
-        let mut known: HashMap<&[u64], u16> = HashMap::new();
+        let mut known: HashMap<&[u64], u16, foldhash::fast::RandomState> = HashMap::default();
+        let mut last: Option<(&[u64], u16)> = None;
         for (number, (entry, bitmap)) in entries.iter_mut().zip(all.chunks(stride)).enumerate() {
             let next = known.len() as u16;
-            entry.bitmap = *known.entry(bitmap).or_insert_with(|| {
-                bitmaps.extend_from_slice(bitmap);
-                next
-            });
+            // Most VLANs have the members of the one before.
+            let index = match last {
+                Some((before, index)) if before == bitmap => index,
+                _ => *known.entry(bitmap).or_insert_with(|| {
+                    bitmaps.extend_from_slice(bitmap);
+                    next
+                }),
+            };
+            last = Some((bitmap, index));
+            entry.bitmap = index;
             entry.fid = number as Fid;
         }
         for set in fids.iter().filter(|set| set.len() > 1) {

@@ -194,9 +194,10 @@ fn check_rows(
     rows: &[Row],
 ) {
     for setup in Setup::all() {
+        // The frames of the rows teach nothing new.
+        let net = setup.net(config.clone(), change);
         for (class, destination, cells) in rows {
             for (sender, expected) in [0, 3, 5].into_iter().zip(cells) {
-                let net = setup.net(config.clone(), change);
                 let from = if by_uplink { UPLINK } else { sender };
                 let source = sender as u64;
                 let got = setup.receivers(&net, from, destination(source), mac(source));
@@ -286,8 +287,8 @@ fn table_2_source_outside() {
     ];
     for reflect_local in [false, true] {
         for setup in Setup::all() {
+            let net = setup.net(snooping(reflect_local), |_, _| ());
             for (class, dst, expected) in rows {
-                let net = setup.net(snooping(reflect_local), |_, _| ());
                 let got = setup.receivers(&net, UPLINK, dst, mac(OTHER_OUTSIDE));
                 assert_eq!(got, expected, "{class}, {setup:?}");
             }

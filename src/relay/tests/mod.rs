@@ -5,6 +5,7 @@ mod addresses;
 mod lifecycle;
 mod matrix;
 mod passthrough;
+mod random;
 mod scale;
 mod vlans;
 
