@@ -31,6 +31,8 @@ mod sigbus;
 mod split;
 mod tx;
 
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Grant, RxBatch};
 pub use copy::{Gather, Segment, read};
