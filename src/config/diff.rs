@@ -152,7 +152,11 @@ fn update<T: Parts>(from: &T, to: &T) -> Option<Update<T>> {
     }
     let mut words = Words::default();
     T::compare(from, to, &mut words);
-    Some(Update { to: to.clone(), words: words.words, impact: words.impact.unwrap_or(Impact::Live) })
+    Some(Update {
+        to: to.clone(),
+        words: words.words,
+        impact: words.impact.unwrap_or(Impact::Live),
+    })
 }
 
 /// The words that differ.
@@ -221,7 +225,11 @@ impl Parts for Port {
             queues => "queues", Reconnect;
         } and settings);
         // VIRTIO_NET_F_MTU was offered with the old value.
-        words.note("mtu", from.settings.mtu != to.settings.mtu, Impact::Reconnect);
+        words.note(
+            "mtu",
+            from.settings.mtu != to.settings.mtu,
+            Impact::Reconnect,
+        );
         settings(&from.settings, &to.settings, words);
     }
 }
@@ -232,7 +240,11 @@ impl Parts for Uplink {
             relay => "relay", Live;
         } and attachment and settings);
         attachment(&from.attachment, &to.attachment, words);
-        words.note("mtu", from.settings.mtu != to.settings.mtu, Impact::Reconnect);
+        words.note(
+            "mtu",
+            from.settings.mtu != to.settings.mtu,
+            Impact::Reconnect,
+        );
         settings(&from.settings, &to.settings, words);
     }
 }

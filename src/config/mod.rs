@@ -11,6 +11,10 @@
 //! Does not know: whether a socket can be bound, a NIC exists or a CPU is there; that is found out
 //! by those who open them.
 
+use std::path::{Path, PathBuf};
+
+use crate::relay::{Mode, PortConfig, VlanConfig};
+
 mod convert;
 mod diff;
 mod file;
@@ -24,10 +28,6 @@ pub use model::{
     Port, Relay, StaticEntry, Tap, Uplink, Via,
 };
 pub use report::{ConfigErrors, Fault, Span};
-
-use std::path::{Path, PathBuf};
-
-use crate::relay::{Mode, PortConfig, VlanConfig};
 
 /// The relay that ports of the command line join.
 pub const DEFAULT_RELAY: &str = "default";
@@ -52,8 +52,12 @@ impl Config {
     pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigErrors> {
         let mut faults = Vec::new();
         let file = read::read(text, &mut faults);
-        let config = convert::convert(file, &mut faults);
-        if faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new(origin, text, faults)) }
+        let config = convert::convert(&file, &mut faults);
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors::new(origin, text, faults))
+        }
     }
 
     /// The configuration that needs no file: each socket is that of a VM, all in bridge mode on one
@@ -61,7 +65,9 @@ impl Config {
     pub fn from_ports(sockets: &[PathBuf]) -> Result<Config, ConfigErrors> {
         let mut faults = Vec::new();
         let mut config = Config::default();
-        config.relays.insert(DEFAULT_RELAY.to_owned(), Relay::default());
+        config
+            .relays
+            .insert(DEFAULT_RELAY.to_owned(), Relay::default());
         for given in sockets {
             let shown = given.display();
             let path = std::path::absolute(given).unwrap_or_else(|_| given.clone());
@@ -72,14 +78,22 @@ impl Config {
                     continue;
                 }
             };
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let before = faults.len();
             convert::words::check_name(&name, "port", 0..0, &mut faults);
             if faults.len() > before {
                 faults.truncate(before);
                 faults.push(
-                    Fault::new(format!("--port {shown}: `{name}` cannot be the name of a port"))
-                        .help("the name of the socket is made of letters, digits and any of `_ - . : @`"),
+                    Fault::new(format!(
+                        "--port {shown}: `{name}` cannot be the name of a port"
+                    ))
+                    .help(
+                        "the name of the socket is made of letters, digits and any of `_ - . : @`",
+                    ),
                 );
                 continue;
             }
@@ -96,10 +110,17 @@ impl Config {
                 } else {
                     format!("--port {shown}: there is a port `{name}` already")
                 };
-                faults.push(Fault::new(title).help("ports are named after their sockets: give each its own"));
+                faults.push(
+                    Fault::new(title)
+                        .help("ports are named after their sockets: give each its own"),
+                );
             }
         }
-        if faults.is_empty() { Ok(config) } else { Err(ConfigErrors::new("command line", "", faults)) }
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors::new("command line", "", faults))
+        }
     }
 }
 

@@ -147,7 +147,9 @@ impl Attachment {
             Attachment::Single(link) => (Some(link), &[][..]),
             Attachment::Bond(members) => (None, members.as_slice()),
         };
-        single.into_iter().chain(members.iter().map(|member| &member.link))
+        single
+            .into_iter()
+            .chain(members.iter().map(|member| &member.link))
     }
 }
 
@@ -192,7 +194,7 @@ pub enum LinkKind {
         /// The device.
         dev: String,
     },
-    /// AF_XDP sockets on a device.
+    /// `AF_XDP` sockets on a device.
     AfXdp {
         /// The device.
         dev: String,
@@ -228,7 +230,7 @@ pub enum Via {
     Macvtap,
     /// By a packet socket.
     AfPacket,
-    /// By AF_XDP sockets.
+    /// By `AF_XDP` sockets.
     AfXdp,
 }
 

@@ -111,7 +111,9 @@ fn fit<T: DeserializeOwned>(mut value: Spanned<DeValue<'_>>, faults: &mut Vec<Fa
             return None;
         };
         let holds = |span: Span| span.start <= at.start && at.end <= span.end;
-        let key = table.iter().find(|(key, item)| holds(key.span()) || holds(item.span()));
+        let key = table
+            .iter()
+            .find(|(key, item)| holds(key.span()) || holds(item.span()));
         let key = key.map(|(key, _)| key.clone())?;
         table.remove(&key);
     }
@@ -135,7 +137,10 @@ fn list<T: DeserializeOwned>(
     let mut tables = Vec::new();
     for item in items {
         let at = item.span();
-        let name = item.get_ref().get("name").and_then(|name| name.get_ref().as_str());
+        let name = item
+            .get_ref()
+            .get("name")
+            .and_then(|name| name.get_ref().as_str());
         let name = name.map(str::to_owned);
         match fit(item, faults) {
             Some(table) => tables.push(Spanned::new(at, table)),

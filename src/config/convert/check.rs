@@ -22,10 +22,15 @@ pub fn relays(
         by_relay.entry(&seat.relay).or_default().push(seat);
     }
     for (name, seats) in &by_relay {
-        let Some(draft) = drafts.get(*name) else { continue };
+        let Some(draft) = drafts.get(*name) else {
+            continue;
+        };
         size(name, seats, faults);
         one_uplink(name, seats, faults);
-        if seats.iter().any(|seat| seat.is_local() && seat.settings.mode == Mode::Passthrough) {
+        if seats
+            .iter()
+            .any(|seat| seat.is_local() && seat.settings.mode == Mode::Passthrough)
+        {
             passthrough(name, draft, seats, incomplete, faults);
         } else {
             vlan_keys(name, seats, faults);
@@ -40,8 +45,11 @@ pub fn relays(
 fn size(relay: &str, seats: &[&Seat], faults: &mut Faults) {
     if let Some(seat) = seats.get(MAX_PORTS) {
         faults.push(
-            Fault::at(seat.at.clone(), format!("relay `{relay}` has more than {MAX_PORTS} ports"))
-                .help("share them out over several relays and patch these"),
+            Fault::at(
+                seat.at.clone(),
+                format!("relay `{relay}` has more than {MAX_PORTS} ports"),
+            )
+            .help("share them out over several relays and patch these"),
         );
     }
 }
@@ -51,36 +59,45 @@ fn one_uplink(relay: &str, seats: &[&Seat], faults: &mut Faults) {
     let Some(first) = uplinks.next() else { return };
     for second in uplinks {
         faults.push(
-            Fault::at(second.at.clone(), format!("relay `{relay}` has two uplinks"))
-                .with(first.at.clone(), "the first")
-                .help("a relay has at most one: bond the two, or patch two relays"),
+            Fault::at(
+                second.at.clone(),
+                format!("relay `{relay}` has two uplinks"),
+            )
+            .with(first.at.clone(), "the first")
+            .help("a relay has at most one: bond the two, or patch two relays"),
         );
     }
 }
 
 /// 802.1Q without the Q: one station, one wire.
-fn passthrough(
-    relay: &str,
-    draft: &Draft,
-    seats: &[&Seat],
-    incomplete: bool,
-    faults: &mut Faults,
-) {
-    let mut locals: Vec<&Seat> = seats.iter().copied().filter(|seat| seat.is_local()).collect();
+fn passthrough(relay: &str, draft: &Draft, seats: &[&Seat], incomplete: bool, faults: &mut Faults) {
+    let mut locals: Vec<&Seat> = seats
+        .iter()
+        .copied()
+        .filter(|seat| seat.is_local())
+        .collect();
     locals.sort_by_key(|seat| seat.settings.mode != Mode::Passthrough);
-    let Some((first, others)) = locals.split_first() else { return };
+    let Some((first, others)) = locals.split_first() else {
+        return;
+    };
     let mode = first.marks.mode.clone().unwrap_or_else(|| first.at.clone());
     for other in others {
         faults.push(
-            Fault::at(other.at.clone(), format!("relay `{relay}` is passthrough and has two local ports"))
-                .with(mode.clone(), "this port has the uplink for itself")
-                .help("give each passthrough port a relay and an uplink of its own"),
+            Fault::at(
+                other.at.clone(),
+                format!("relay `{relay}` is passthrough and has two local ports"),
+            )
+            .with(mode.clone(), "this port has the uplink for itself")
+            .help("give each passthrough port a relay and an uplink of its own"),
         );
     }
     if !incomplete && !seats.iter().any(|seat| !seat.is_local()) {
         faults.push(
-            Fault::at(mode.clone(), format!("relay `{relay}` is passthrough and has no uplink"))
-                .help(format!("add an `[[uplink]]` with `relay = \"{relay}\"`")),
+            Fault::at(
+                mode.clone(),
+                format!("relay `{relay}` is passthrough and has no uplink"),
+            )
+            .help(format!("add an `[[uplink]]` with `relay = \"{relay}\"`")),
         );
     }
     for seat in seats {
@@ -94,21 +111,32 @@ fn passthrough(
     }
     if draft.has_statics() {
         faults.push(
-            Fault::at(draft.at.clone(), format!("relay `{relay}` is passthrough and has static addresses"))
-                .with(mode, "passthrough is here")
-                .help("leave `static` out: a passthrough relay keeps no table of addresses"),
+            Fault::at(
+                draft.at.clone(),
+                format!("relay `{relay}` is passthrough and has static addresses"),
+            )
+            .with(mode, "passthrough is here")
+            .help("leave `static` out: a passthrough relay keeps no table of addresses"),
         );
     }
 }
 
 /// Where any port has a VLAN key, every local port has one.
 fn vlan_keys(relay: &str, seats: &[&Seat], faults: &mut Faults) {
-    let Some(keyed) = seats.iter().find_map(|seat| seat.marks.vlan.clone()) else { return };
-    for seat in seats.iter().filter(|seat| seat.is_local() && seat.marks.vlan.is_none()) {
+    let Some(keyed) = seats.iter().find_map(|seat| seat.marks.vlan.clone()) else {
+        return;
+    };
+    for seat in seats
+        .iter()
+        .filter(|seat| seat.is_local() && seat.marks.vlan.is_none())
+    {
         faults.push(
-            Fault::at(seat.at.clone(), format!("port `{}` is in no VLAN", seat.name))
-                .with(keyed.clone(), format!("relay `{relay}` has VLANs"))
-                .help("add `access = 10`, or `trunk = [10, 20]` with or without `native`"),
+            Fault::at(
+                seat.at.clone(),
+                format!("port `{}` is in no VLAN", seat.name),
+            )
+            .with(keyed.clone(), format!("relay `{relay}` has VLANs"))
+            .help("add `access = 10`, or `trunk = [10, 20]` with or without `native`"),
         );
     }
 }
@@ -129,13 +157,20 @@ fn addresses(draft: &Draft, seats: &[&Seat], faults: &mut Faults) {
                 Some((other, *place, format!(" in VLAN {vid}")))
             });
             let at = |seat: &Seat, index: usize| {
-                seat.marks.macs.get(index).cloned().unwrap_or_else(|| seat.at.clone())
+                seat.marks
+                    .macs
+                    .get(index)
+                    .cloned()
+                    .unwrap_or_else(|| seat.at.clone())
             };
             if let Some((other, place, scope)) = clash {
                 faults.push(
                     Fault::at(
                         at(seat, index),
-                        format!("{mac} is registered on `{}` and on `{}`{scope}", other.name, seat.name),
+                        format!(
+                            "{mac} is registered on `{}` and on `{}`{scope}",
+                            other.name, seat.name
+                        ),
                     )
                     .with(at(other, place), format!("on `{}`", other.name))
                     .help("give each port its own address, or keep them in different VLANs"),
@@ -160,12 +195,15 @@ fn joined(seats: &[&Seat], faults: &mut Faults) {
                 );
             } else if !member(&seat.settings.vlan, vid) && seat.settings.vlan != VlanConfig::Flat {
                 faults.push(
-                    Fault::at(at.clone(), format!("port `{}` is not in VLAN {vid}", seat.name))
-                        .with(
-                            seat.marks.vlan.clone().unwrap_or_else(|| seat.at.clone()),
-                            "its VLANs",
-                        )
-                        .help("a group is joined in a VLAN of the port"),
+                    Fault::at(
+                        at.clone(),
+                        format!("port `{}` is not in VLAN {vid}", seat.name),
+                    )
+                    .with(
+                        seat.marks.vlan.clone().unwrap_or_else(|| seat.at.clone()),
+                        "its VLANs",
+                    )
+                    .help("a group is joined in a VLAN of the port"),
                 );
             }
         }
@@ -178,7 +216,9 @@ fn shared_nic(relay: &str, seats: &[&Seat], incomplete: bool, faults: &mut Fault
         return;
     }
     for seat in seats {
-        let Plug::Outside { shared: Some(at) } = &seat.plug else { continue };
+        let Plug::Outside { shared: Some(at) } = &seat.plug else {
+            continue;
+        };
         let locals: Vec<&&Seat> = seats.iter().filter(|seat| seat.is_local()).collect();
         let fits = match locals.as_slice() {
             [only] => matches!(only.plug, Plug::Vm) && !only.settings.macs.is_empty(),
@@ -205,10 +245,16 @@ fn nested(
     while let (Some(a), Some(b)) = (ends.next(), ends.next()) {
         for (outer, inner) in [(a, b), (b, a)] {
             let vepa = |seat: &&&Seat| seat.is_local() && seat.settings.mode == Mode::Vepa;
-            let behind = by_relay.get(inner.relay.as_str()).into_iter().flatten().find(vepa);
-            let allowed = [outer, inner]
-                .iter()
-                .any(|seat| drafts.get(&seat.relay).is_some_and(|draft| draft.nested_reflect));
+            let behind = by_relay
+                .get(inner.relay.as_str())
+                .into_iter()
+                .flatten()
+                .find(vepa);
+            let allowed = [outer, inner].iter().any(|seat| {
+                drafts
+                    .get(&seat.relay)
+                    .is_some_and(|draft| draft.nested_reflect)
+            });
             let Some(behind) = behind else { continue };
             if allowed || inner.is_local() || !vepa(&&outer) {
                 continue;

@@ -4,6 +4,11 @@
 //! `Config`; then each relay is checked as a whole over its seats. A part in which a fault was found
 //! is left out or filled with a default, and the reading goes on to find the next.
 
+#![allow(
+    clippy::ref_option,
+    reason = "words are handed on as they stand in their table"
+)]
+
 mod check;
 mod patch;
 mod port;
@@ -56,7 +61,9 @@ enum Plug {
     Host,
     Patch,
     /// An uplink to the outside, and where it says that it shares its NIC.
-    Outside { shared: Option<Span> },
+    Outside {
+        shared: Option<Span>,
+    },
 }
 
 /// What the tables of uplinks and patches have to know of the others.
@@ -96,9 +103,12 @@ impl Claims {
                     .help("give one of them another name"),
             ),
             Some((other, first)) => faults.push(
-                Fault::at(at.clone(), format!("this {kind} and a {other} are both named `{name}`"))
-                    .with(first.clone(), format!("the {other}"))
-                    .help("give one of them another name"),
+                Fault::at(
+                    at.clone(),
+                    format!("this {kind} and a {other} are both named `{name}`"),
+                )
+                .with(first.clone(), format!("the {other}"))
+                .help("give one of them another name"),
             ),
         }
     }
@@ -133,12 +143,18 @@ impl Claims {
 }
 
 /// Converts what was read; what is wrong is added to `faults`.
-pub fn convert(file: File, faults: &mut Faults) -> Config {
+pub fn convert(file: &File, faults: &mut Faults) -> Config {
     let mut claims = Claims::default();
     let daemon = daemon(file.daemon.as_ref(), &mut claims, faults);
     let relays = Relays::read(&file.relays, &file.broken, faults);
-    let (mut seats, ports) =
-        port::read(&file.groups, &file.ports, &file.broken, &relays, &mut claims, faults);
+    let (mut seats, ports) = port::read(
+        &file.groups,
+        &file.ports,
+        &file.broken,
+        &relays,
+        &mut claims,
+        faults,
+    );
     let around = Surroundings {
         relays: &relays,
         broken: &file.broken,
@@ -163,12 +179,21 @@ pub fn convert(file: File, faults: &mut Faults) -> Config {
     let relays = drafts
         .into_iter()
         .map(|(name, draft)| {
-            let seats = by_relay.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let seats = by_relay
+                .get(name.as_str())
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let relay = draft.finish(seats, incomplete, faults);
             (name, relay)
         })
         .collect();
-    Config { daemon, relays, ports, uplinks, patches }
+    Config {
+        daemon,
+        relays,
+        ports,
+        uplinks,
+        patches,
+    }
 }
 
 /// Relays with a VEPA port, be it the end of a patch.
@@ -182,7 +207,11 @@ fn with_vepa(seats: &[Seat], patches: &[Spanned<PatchTable>]) -> BTreeSet<String
         .flat_map(|patch| [&patch.get_ref().a, &patch.get_ref().b])
         .flatten()
         .map(Spanned::get_ref)
-        .filter(|end| end.mode.as_ref().is_some_and(|mode| mode.get_ref() == "vepa"))
+        .filter(|end| {
+            end.mode
+                .as_ref()
+                .is_some_and(|mode| mode.get_ref() == "vepa")
+        })
         .filter_map(|end| Some(end.relay.as_ref()?.get_ref().clone()));
     ports.chain(ends).collect()
 }
@@ -195,12 +224,15 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
         claims.socket(&path, &word.span(), faults);
         Some(path)
     });
-    let polls = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy), ("sleep", Poll::Sleep)];
+    let polls = [
+        ("adaptive", Poll::Adaptive),
+        ("busy", Poll::Busy),
+        ("sleep", Poll::Sleep),
+    ];
     let workers: usize =
         number(&table.workers, "workers", 1..=WORKERS_MAX, faults).unwrap_or(default.workers);
-    let mut micros = |word, key| {
-        number(word, key, 0..=1_000_000, faults).map(std::time::Duration::from_micros)
-    };
+    let mut micros =
+        |word, key| number(word, key, 0..=1_000_000, faults).map(std::time::Duration::from_micros);
     let rx_wait = micros(&table.rx_wait_us, "rx_wait_us").unwrap_or(default.rx_wait);
     let cool = micros(&table.cool_us, "cool_us").unwrap_or(default.cool);
     Daemon {
@@ -215,11 +247,15 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
 
 /// One CPU for each worker, or none at all.
 fn cpus(table: &DaemonTable, workers: usize, faults: &mut Faults) -> Vec<usize> {
-    let Some(list) = &table.cpus else { return Vec::new() };
+    let Some(list) = &table.cpus else {
+        return Vec::new();
+    };
     let mut cpus: Vec<usize> = Vec::new();
     for item in list.get_ref() {
         let word = Some(item.clone());
-        let Some(cpu) = number(&word, "cpus", 0..=CPU_MAX, faults) else { continue };
+        let Some(cpu) = number(&word, "cpus", 0..=CPU_MAX, faults) else {
+            continue;
+        };
         if cpus.contains(&cpu) {
             faults.push(
                 Fault::at(item.span(), format!("CPU {cpu} is listed twice"))
@@ -232,7 +268,10 @@ fn cpus(table: &DaemonTable, workers: usize, faults: &mut Faults) -> Vec<usize> 
     if count != 0 && count != workers {
         let mut fault = Fault::at(
             list.span(),
-            format!("{count} CPUs are listed for {workers} {}", plural(workers, "worker")),
+            format!(
+                "{count} CPUs are listed for {workers} {}",
+                plural(workers, "worker")
+            ),
         );
         if let Some(at) = place(&table.workers) {
             fault = fault.with(at, "the number of workers");
@@ -243,5 +282,9 @@ fn cpus(table: &DaemonTable, workers: usize, faults: &mut Faults) -> Vec<usize> 
 }
 
 fn plural(count: usize, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
+    if count == 1 {
+        word.to_owned()
+    } else {
+        format!("{word}s")
+    }
 }

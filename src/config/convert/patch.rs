@@ -28,8 +28,11 @@ pub fn read(
         let (Some(a), Some(b)) = (&patch.a, &patch.b) else {
             let missing = if patch.a.is_none() { "a" } else { "b" };
             faults.push(
-                Fault::at(table.span(), format!("end `{missing}` of this patch is missing"))
-                    .help("a patch has two: `a = { relay = \"blue\" }` and `b = { relay = \"core\" }`"),
+                Fault::at(
+                    table.span(),
+                    format!("end `{missing}` of this patch is missing"),
+                )
+                .help("a patch has two: `a = { relay = \"blue\" }` and `b = { relay = \"core\" }`"),
             );
             claims.lost = true;
             continue;
@@ -50,8 +53,11 @@ pub fn read(
         let (a_at, b_at) = (end_place(a), end_place(b));
         if let Some(path) = cables.add(&end_a.0.relay, &end_b.0.relay) {
             faults.push(
-                Fault::at(at, format!("this patch closes a loop: {}", path.join(" → ")))
-                    .help("frames would go round for ever: leave out one of the patches of the loop"),
+                Fault::at(
+                    at,
+                    format!("this patch closes a loop: {}", path.join(" → ")),
+                )
+                .help("frames would go round for ever: leave out one of the patches of the loop"),
             );
             claims.lost = true;
             continue;
@@ -59,9 +65,11 @@ pub fn read(
         mirror(a, &mut end_a.0, &end_b.0);
         mirror(b, &mut end_b.0, &end_a.0);
         claims.name(&name, "patch", &at, faults);
-        for (end_name, (end, marks), end_at) in
-            Patch::end_names(&name).into_iter().zip([&end_a, &end_b]).zip([a_at, b_at])
-                .map(|((name, end), at)| (name, end, at))
+        for (end_name, (end, marks), end_at) in Patch::end_names(&name)
+            .into_iter()
+            .zip([&end_a, &end_b])
+            .zip([a_at, b_at])
+            .map(|((name, end), at)| (name, end, at))
         {
             claims.name(&end_name, "patch", &at, faults);
             seats.push(Seat {
@@ -73,7 +81,13 @@ pub fn read(
                 plug: Plug::Patch,
             });
         }
-        patches.insert(name, Patch { a: end_a.0, b: end_b.0 });
+        patches.insert(
+            name,
+            Patch {
+                a: end_a.0,
+                b: end_b.0,
+            },
+        );
     }
     (seats, patches)
 }
@@ -95,18 +109,32 @@ fn read_end(
         );
         return None;
     }
-    let relay = around.relays.resolve("patch", "", &table.relay, &end.span(), faults);
+    let relay = around
+        .relays
+        .resolve("patch", "", &table.relay, &end.span(), faults);
     let (settings, marks) = if flag(&table.uplink) == Some(true) {
         uplink_words(table, faults);
         let words = VlanWords::from(table);
         let mut settings = PortConfig::uplink(words.read(faults), false);
         let vepa = relay.as_deref().is_some_and(|relay| around.has_vepa(relay));
         settings.reflective = flag(&table.reflective).unwrap_or(vepa);
-        (settings, Marks { vlan: words.place(), ..Marks::default() })
+        (
+            settings,
+            Marks {
+                vlan: words.place(),
+                ..Marks::default()
+            },
+        )
     } else {
         of_end(table, faults)
     };
-    Some((End { relay: relay?, settings }, marks))
+    Some((
+        End {
+            relay: relay?,
+            settings,
+        },
+        marks,
+    ))
 }
 
 /// A local end reflects if the uplink at the other end counts on it and the user does not say.

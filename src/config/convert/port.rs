@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 use super::settings::{Marks, of_port};
-use super::words::{
-    Faults, check_device, check_name, number, place, socket, station, unknown,
-};
+use super::words::{Faults, check_device, check_name, number, place, socket, station, unknown};
 use super::{Claims, Plug, Relays, Seat};
 use crate::config::file::{PortTable, TapTable, Word};
 use crate::config::model::{Backend, Port, Tap};
@@ -86,18 +84,20 @@ fn read_groups<'a>(
             );
         }
         let Some(name) = &group.name else {
-            faults.push(
-                Fault::at(table.span(), "a group needs a name").help("add `name = \"web\"`"),
-            );
+            faults
+                .push(Fault::at(table.span(), "a group needs a name").help("add `name = \"web\"`"));
             continue;
         };
         check_name(name.get_ref(), "group", name.span(), faults);
         if let Some(first) = groups.get(name.get_ref()) {
             let first = place(&first.get_ref().name).unwrap_or_else(|| first.span());
             faults.push(
-                Fault::at(name.span(), format!("two groups are named `{}`", name.get_ref()))
-                    .with(first, "the first")
-                    .help("give one of them another name"),
+                Fault::at(
+                    name.span(),
+                    format!("two groups are named `{}`", name.get_ref()),
+                )
+                .with(first, "the first")
+                .help("give one of them another name"),
             );
         } else {
             groups.insert(name.get_ref().clone(), table);
@@ -173,8 +173,16 @@ impl Template {
     /// A template has the mark in each name that must differ; anything else has none.
     fn is_marked(&self, table: &PortTable, faults: &mut Faults) -> bool {
         let before = faults.len();
-        let tap = table.tap.as_ref().and_then(|tap| tap.get_ref().name.as_ref());
-        let words = [table.name.as_ref(), table.listen.as_ref(), table.connect.as_ref(), tap];
+        let tap = table
+            .tap
+            .as_ref()
+            .and_then(|tap| tap.get_ref().name.as_ref());
+        let words = [
+            table.name.as_ref(),
+            table.listen.as_ref(),
+            table.connect.as_ref(),
+            tap,
+        ];
         for word in words.into_iter().flatten() {
             let marked = word.get_ref().contains(MARK);
             if self.numbers.is_none() && marked && table.count.is_none() {
@@ -238,10 +246,22 @@ impl Template {
                 relay: relay.clone(),
                 settings: settings.clone(),
                 marks: self.marks.clone(),
-                plug: if table.tap.is_some() { Plug::Host } else { Plug::Vm },
+                plug: if table.tap.is_some() {
+                    Plug::Host
+                } else {
+                    Plug::Vm
+                },
             });
             if let Some(backend) = backend {
-                made.insert(name, Port { relay, backend, queues: self.queues, settings });
+                made.insert(
+                    name,
+                    Port {
+                        relay,
+                        backend,
+                        queues: self.queues,
+                        settings,
+                    },
+                );
             }
         }
     }
@@ -306,9 +326,7 @@ fn shift(mac: Mac, index: u32) -> Option<Mac> {
 fn numbers(table: &PortTable, faults: &mut Faults) -> Option<(u32, u32)> {
     let first = number(&table.first, "first", 0..=999_999, faults);
     if let (Some(word), None) = (&table.first, &table.count) {
-        faults.push(
-            Fault::at(word.span(), "`first` goes with `count`").help("add `count = 16`"),
-        );
+        faults.push(Fault::at(word.span(), "`first` goes with `count`").help("add `count = 16`"));
     }
     let count = number(&table.count, "count", 1..=COUNT_MAX, faults)?;
     Some((first.unwrap_or(1), count))
@@ -334,12 +352,17 @@ pub fn one_of(
     table: &Span,
     faults: &mut Faults,
 ) -> bool {
-    let mut given = words.iter().filter_map(|(key, at)| Some((*key, at.clone()?)));
+    let mut given = words
+        .iter()
+        .filter_map(|(key, at)| Some((*key, at.clone()?)));
     let names: Vec<&str> = words.iter().map(|(key, _)| *key).collect();
     let Some((first, first_at)) = given.next() else {
         faults.push(
-            Fault::at(table.clone(), format!("nothing is plugged into this {kind}"))
-                .help(format!("add one of `{}`", names.join("`, `"))),
+            Fault::at(
+                table.clone(),
+                format!("nothing is plugged into this {kind}"),
+            )
+            .help(format!("add one of `{}`", names.join("`, `"))),
         );
         return false;
     };
@@ -380,5 +403,8 @@ pub fn tap(word: &Word<TapTable>, claims: &mut Claims, faults: &mut Faults) -> O
         return None;
     }
     claims.device(name.get_ref(), &name.span(), true, faults);
-    Some(Tap { name: name.get_ref().clone(), mac })
+    Some(Tap {
+        name: name.get_ref().clone(),
+        mac,
+    })
 }

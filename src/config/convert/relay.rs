@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use toml::Spanned;
 
-use super::vlan::vid_set;
-use super::words::{Faults, check_name, choice, flag, number, place, station, vid};
 use super::Seat;
+use super::vlan::vid_set;
+use super::words::{Faults, check_name, choice, flag, number, place, station, unknown, vid};
 use crate::config::file::{RelayTable, StaticTable, VidItem, Word, Words};
 use crate::config::model::{Relay, StaticEntry};
 use crate::config::read::Broken;
@@ -55,20 +55,28 @@ impl Relays {
             let Some(name) = &table.get_ref().name else {
                 relays.nameless = true;
                 faults.push(
-                    Fault::at(table.span(), "a relay needs a name")
-                        .help("add `name = \"blue\"`"),
+                    Fault::at(table.span(), "a relay needs a name").help("add `name = \"blue\"`"),
                 );
                 continue;
             };
             check_name(name.get_ref(), "relay", name.span(), faults);
             if let Some(first) = relays.drafts.get(name.get_ref()) {
                 faults.push(
-                    Fault::at(name.span(), format!("two relays are named `{}`", name.get_ref()))
-                        .with(first.at.clone(), "the first")
-                        .help("give one of them another name"),
+                    Fault::at(
+                        name.span(),
+                        format!("two relays are named `{}`", name.get_ref()),
+                    )
+                    .with(first.at.clone(), "the first")
+                    .help("give one of them another name"),
                 );
             } else {
-                relays.drafts.insert(name.get_ref().clone(), Draft { at: name.span(), ..draft });
+                relays.drafts.insert(
+                    name.get_ref().clone(),
+                    Draft {
+                        at: name.span(),
+                        ..draft
+                    },
+                );
             }
         }
         relays
@@ -90,18 +98,18 @@ impl Relays {
                 return Some(relay.clone());
             }
             if !self.nameless && !self.broken.contains(relay) {
-                let hint = suggest(relay, known())
-                    .unwrap_or_else(|| format!("declare it: `[[relay]]` with `name = \"{relay}\"`"));
-                faults.push(
-                    Fault::at(word.span(), format!("there is no relay `{relay}`")).help(hint),
-                );
+                faults.push(unknown("relay", relay, word.span(), known()));
             }
             return None;
         }
         if self.nameless {
             return None;
         }
-        let who = if name.is_empty() { format!("this {kind}") } else { format!("{kind} `{name}`") };
+        let who = if name.is_empty() {
+            format!("this {kind}")
+        } else {
+            format!("{kind} `{name}`")
+        };
         let mut names = known();
         match (names.next(), names.next()) {
             (Some(only), None) => {
@@ -110,8 +118,14 @@ impl Relays {
             (Some(_), Some(_)) => {
                 let names: Vec<&str> = known().take(8).collect();
                 faults.push(
-                    Fault::at(at.clone(), format!("{who} does not say which relay it joins"))
-                        .help(format!("add `relay = \"…\"`; there are `{}`", names.join("`, `"))),
+                    Fault::at(
+                        at.clone(),
+                        format!("{who} does not say which relay it joins"),
+                    )
+                    .help(format!(
+                        "add `relay = \"…\"`; there are `{}`",
+                        names.join("`, `")
+                    )),
                 );
             }
             (None, _) => faults.push(
@@ -128,8 +142,10 @@ fn read_one(table: &RelayTable, at: Span, faults: &mut Faults) -> Draft {
     let mask = number(&table.group_fwd_mask, "group_fwd_mask", 0..=0xffff, faults).unwrap_or(0);
     if let (Some(word), true) = (&table.group_fwd_mask, i64::from(mask) & PAUSE_BIT != 0) {
         faults.push(
-            Fault::at(word.span(), "`group_fwd_mask` cannot open bit 1")
-                .help(format!("pause frames end at the next port; write {:#x}", i64::from(mask) & !PAUSE_BIT)),
+            Fault::at(word.span(), "`group_fwd_mask` cannot open bit 1").help(format!(
+                "pause frames end at the next port; write {:#x}",
+                i64::from(mask) & !PAUSE_BIT
+            )),
         );
     }
     let settings = RelayConfig {
@@ -142,7 +158,12 @@ fn read_one(table: &RelayTable, at: Span, faults: &mut Faults) -> Draft {
             .unwrap_or(DEFAULT_MAX_ENTRIES),
     };
     let nested_reflect = flag(&table.nested_reflect).unwrap_or(false);
-    Draft { at, nested_reflect, settings, fixed: table.fixed.clone() }
+    Draft {
+        at,
+        nested_reflect,
+        settings,
+        fixed: table.fixed.clone(),
+    }
 }
 
 fn multicast(table: &RelayTable, faults: &mut Faults) -> Multicast {
@@ -157,12 +178,17 @@ fn multicast(table: &RelayTable, faults: &mut Faults) -> Multicast {
     }
     let options = [("flood", false), ("groups", true)];
     if choice(&table.multicast, "multicast", &options, faults) == Some(true) {
-        return Multicast::Groups { flood_unregistered: open.unwrap_or(true) };
+        return Multicast::Groups {
+            flood_unregistered: open.unwrap_or(true),
+        };
     }
     if let Some(at) = place(&table.flood_unregistered) {
         faults.push(
-            Fault::at(at, "`flood_unregistered` goes with `multicast = \"groups\"`")
-                .help("with \"flood\" every port receives every group; leave it out"),
+            Fault::at(
+                at,
+                "`flood_unregistered` goes with `multicast = \"groups\"`",
+            )
+            .help("with \"flood\" every port receives every group; leave it out"),
         );
     }
     Multicast::Flood
@@ -170,7 +196,7 @@ fn multicast(table: &RelayTable, faults: &mut Faults) -> Multicast {
 
 fn fids(words: &Words<Vec<Spanned<VidItem>>>, faults: &mut Faults) -> Vec<VidSet> {
     let mut sets: Vec<(VidSet, Span)> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
+    for item in words.iter().flat_map(Spanned::get_ref) {
         let set = vid_set(item.get_ref(), faults);
         let shared = sets
             .iter()
@@ -191,7 +217,9 @@ fn fids(words: &Words<Vec<Spanned<VidItem>>>, faults: &mut Faults) -> Vec<VidSet
 impl Draft {
     /// Whether it lists static addresses.
     pub fn has_statics(&self) -> bool {
-        self.fixed.as_ref().is_some_and(|list| !list.get_ref().is_empty())
+        self.fixed
+            .as_ref()
+            .is_some_and(|list| !list.get_ref().is_empty())
     }
 
     /// Adds the static addresses, which name ports.
@@ -200,20 +228,25 @@ impl Draft {
         let flat = seats.iter().all(|seat| seat.marks.vlan.is_none());
         let mut statics: Vec<StaticEntry> = Vec::new();
         let mut taken: BTreeMap<(Mac, Option<u16>), Span> = BTreeMap::new();
-        for item in self.fixed.iter().flat_map(|list| list.get_ref()) {
+        for item in self.fixed.iter().flat_map(Spanned::get_ref) {
             let Some((entry, mac_at)) = static_entry(item, flat, seats, incomplete, faults) else {
                 continue;
             };
             let owner = seats.iter().find(|seat| {
                 seat.name != entry.port
                     && seat.settings.macs.contains(&entry.mac)
-                    && entry.vid.is_none_or(|vid| fids.overlap(&seat.settings.vlan, vid))
+                    && entry
+                        .vid
+                        .is_none_or(|vid| fids.overlap(&seat.settings.vlan, vid))
             });
             if let Some(owner) = owner {
                 faults.push(
-                    Fault::at(mac_at, format!("{} is registered on another port", entry.mac))
-                        .with(owner.at.clone(), "this one")
-                        .help("an address has one place: leave one of them out"),
+                    Fault::at(
+                        mac_at,
+                        format!("{} is registered on another port", entry.mac),
+                    )
+                    .with(owner.at.clone(), "this one")
+                    .help("an address has one place: leave one of them out"),
                 );
                 continue;
             }
@@ -229,7 +262,10 @@ impl Draft {
             statics.push(entry);
         }
         statics.sort_by_key(|entry| (entry.mac, entry.vid));
-        Relay { settings: self.settings, statics }
+        Relay {
+            settings: self.settings,
+            statics,
+        }
     }
 }
 
@@ -254,8 +290,13 @@ fn static_entry(
         if !incomplete {
             let hint = suggest(port.get_ref(), seats.iter().map(|seat| seat.name.as_str()));
             faults.push(
-                Fault::at(port.span(), format!("this relay has no port `{}`", port.get_ref()))
-                    .help(hint.unwrap_or_else(|| "a static address is behind a port of its own relay".to_owned())),
+                Fault::at(
+                    port.span(),
+                    format!("this relay has no port `{}`", port.get_ref()),
+                )
+                .help(hint.unwrap_or_else(|| {
+                    "a static address is behind a port of its own relay".to_owned()
+                })),
             );
         }
         return None;
@@ -274,21 +315,37 @@ fn static_entry(
         None if flat => None,
         None => {
             faults.push(
-                Fault::at(item.span(), "a static address of a relay with VLANs needs a `vid`")
-                    .help("add `vid = 10`"),
+                Fault::at(
+                    item.span(),
+                    "a static address of a relay with VLANs needs a `vid`",
+                )
+                .help("add `vid = 10`"),
             );
             return None;
         }
     };
     if let Some(vid) = vid.filter(|vid| !member(&seat.settings.vlan, *vid)) {
         faults.push(
-            Fault::at(place(&table.vid).unwrap_or(at), format!("port `{}` is not in VLAN {vid}", seat.name))
-                .with(seat.marks.vlan.clone().unwrap_or_else(|| seat.at.clone()), "its VLANs")
-                .help("a static address is in a VLAN of its port"),
+            Fault::at(
+                place(&table.vid).unwrap_or(at),
+                format!("port `{}` is not in VLAN {vid}", seat.name),
+            )
+            .with(
+                seat.marks.vlan.clone().unwrap_or_else(|| seat.at.clone()),
+                "its VLANs",
+            )
+            .help("a static address is in a VLAN of its port"),
         );
         return None;
     }
-    Some((StaticEntry { mac, vid, port: port.get_ref().clone() }, at))
+    Some((
+        StaticEntry {
+            mac,
+            vid,
+            port: port.get_ref().clone(),
+        },
+        at,
+    ))
 }
 
 /// Whether a port with these VLAN words is in VLAN `vid`. Without words it is in all.

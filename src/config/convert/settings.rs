@@ -1,6 +1,8 @@
 //! What a relay is told of a local port: the words that `[[port]]`, `[[group]]` and the ends of a
 //! `[[patch]]` have in common.
 
+use toml::Spanned;
+
 use super::vlan::VlanWords;
 use super::words::{Faults, choice, flag, group_address, number, place, stations, vid};
 use crate::config::file::{EndTable, JoinItem, MacPolicyItem, PortTable, Word, Words};
@@ -113,9 +115,8 @@ impl LocalWords<'_> {
         let (macs, mac_places) = macs.into_iter().unzip();
         let mut settings = PortConfig::local(mode, self.vlan.read(faults), macs);
         settings.mac_policy = self.policy(mode, default_policy(mode), faults);
-        settings.flood_unknown = flag(self.flood_unknown).unwrap_or_else(|| {
-            default_flood_unknown(mode, settings.mac_policy, &settings.macs)
-        });
+        settings.flood_unknown = flag(self.flood_unknown)
+            .unwrap_or_else(|| default_flood_unknown(mode, settings.mac_policy, &settings.macs));
         settings.promiscuous = flag(self.promiscuous).unwrap_or(false);
         settings.reflective = flag(self.reflective).unwrap_or(false);
         if let (true, Some(word)) = (settings.reflective && mode != Mode::Bridge, self.reflective) {
@@ -134,7 +135,11 @@ impl LocalWords<'_> {
     }
 
     fn policy(&self, mode: Mode, default: MacPolicy, faults: &mut Faults) -> MacPolicy {
-        let policy = match self.mac_policy.as_ref().map(|word| (word.get_ref(), word.span())) {
+        let policy = match self
+            .mac_policy
+            .as_ref()
+            .map(|word| (word.get_ref(), word.span()))
+        {
             None => default,
             Some((MacPolicyItem::Learn(limit), at)) => {
                 let limit = number(&Some(limit.clone()), "learn", 1..=LEARN_MAX, faults);
@@ -146,7 +151,9 @@ impl LocalWords<'_> {
                 "pinned" => MacPolicy::Pinned,
                 "trusted" => {
                     self.may_learn(mode, at, faults);
-                    MacPolicy::Trusted { limit: DEFAULT_TRUSTED_LIMIT }
+                    MacPolicy::Trusted {
+                        limit: DEFAULT_TRUSTED_LIMIT,
+                    }
                 }
                 other => {
                     faults.push(
@@ -157,7 +164,9 @@ impl LocalWords<'_> {
                 }
             },
         };
-        let Some(word) = self.mac_limit else { return policy };
+        let Some(word) = self.mac_limit else {
+            return policy;
+        };
         let limit = number(self.mac_limit, "mac_limit", 1..=LEARN_MAX, faults);
         if matches!(policy, MacPolicy::Trusted { .. }) {
             return limit.map_or(policy, |limit| MacPolicy::Trusted { limit });
@@ -181,17 +190,23 @@ impl LocalWords<'_> {
         if let Some(mode) = place(self.mode) {
             fault = fault.with(mode, "its mode");
         }
-        faults.push(fault.help("list its addresses in `mac`, or leave `mac_policy` out to pin the first one it uses"));
+        faults.push(fault.help(
+            "list its addresses in `mac`, or leave `mac_policy` out to pin the first one it uses",
+        ));
     }
 }
 
 fn joined(words: &Words<JoinItem>, faults: &mut Faults) -> (Vec<StaticGroup>, Vec<Span>) {
     let mut groups: Vec<StaticGroup> = Vec::new();
     let mut places: Vec<Span> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
+    for item in words.iter().flat_map(Spanned::get_ref) {
         let JoinItem { mac, vid: in_vid } = item.get_ref();
-        let Some(mac) = group_address(mac, item.span(), faults) else { continue };
-        let vid = in_vid.as_ref().and_then(|word| vid(*word.get_ref(), word.span(), faults));
+        let Some(mac) = group_address(mac, item.span(), faults) else {
+            continue;
+        };
+        let vid = in_vid
+            .as_ref()
+            .and_then(|word| vid(*word.get_ref(), word.span(), faults));
         let group = StaticGroup { mac, vid };
         if let Some(first) = groups.iter().position(|other| *other == group) {
             faults.push(

@@ -8,9 +8,7 @@ use toml::Spanned;
 use super::port::{QUEUES_MAX, one_of, tap};
 use super::settings::{Marks, default_pcp, mtu};
 use super::vlan::VlanWords;
-use super::words::{
-    Faults, check_name, choice, device, flag, number, place, socket, unknown,
-};
+use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
 use super::{Claims, Plug, Seat, Surroundings};
 use crate::config::file::{SriovTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink, Via};
@@ -52,9 +50,8 @@ pub fn read(
             check_name(name, "uplink", at.clone(), faults);
             claims.name(name, "uplink", &at, faults);
         } else {
-            faults.push(
-                Fault::at(at.clone(), "an uplink needs a name").help("add `name = \"up0\"`"),
-            );
+            faults
+                .push(Fault::at(at.clone(), "an uplink needs a name").help("add `name = \"up0\"`"));
         }
         let name = name.unwrap_or_default();
         one_kind(uplink, &table.span(), faults);
@@ -66,37 +63,55 @@ pub fn read(
             }
         } else if uplink.bond.is_some() {
             bond_words(uplink, faults);
-            bonds.push((name, at, uplink));
+            bonds.push(Head {
+                name,
+                at,
+                table: uplink,
+            });
         } else {
-            uplinks.push((name, at, uplink, link));
+            uplinks.push((
+                Head {
+                    name,
+                    at,
+                    table: uplink,
+                },
+                link,
+            ));
         }
     }
     let mut out = (Vec::new(), BTreeMap::new());
-    for (name, at, uplink, link) in uplinks {
+    for (head, link) in uplinks {
         let shared = link.as_ref().and_then(|(_, shared)| shared.clone());
         let attachment = link.map(|(link, _)| Attachment::Single(link));
-        claims.lost |= !seat(name, at, uplink, attachment, shared, around, faults, &mut out);
+        claims.lost |= !seat(head, attachment, shared, around, faults, &mut out);
     }
-    for (name, at, uplink) in bonds {
-        let (members, shared) = links.take(uplink, tables, around, faults);
+    for head in bonds {
+        let (members, shared) = links.take(head.table, tables, around, faults);
         let attachment = Some(Attachment::Bond(members));
-        claims.lost |= !seat(name, at, uplink, attachment, shared, around, faults, &mut out);
+        claims.lost |= !seat(head, attachment, shared, around, faults, &mut out);
     }
     out
 }
 
-#[allow(clippy::too_many_arguments)]
-fn seat(
+/// An uplink whose relay is not looked up yet.
+struct Head<'a> {
     name: String,
     at: Span,
-    table: &UplinkTable,
+    table: &'a UplinkTable,
+}
+
+/// Adds the uplink, unless its relay is not known.
+fn seat(
+    Head { name, at, table }: Head<'_>,
     attachment: Option<Attachment>,
     shared: Option<Span>,
     around: &Surroundings<'_>,
     faults: &mut Faults,
     out: &mut (Vec<Seat>, BTreeMap<String, Uplink>),
 ) -> bool {
-    let relay = around.relays.resolve("uplink", &name, &table.relay, &at, faults);
+    let relay = around
+        .relays
+        .resolve("uplink", &name, &table.relay, &at, faults);
     let words = VlanWords::from(table);
     let vlan = words.read(faults);
     let reflective = flag(&table.reflective);
@@ -110,18 +125,28 @@ fn seat(
         at,
         relay: relay.clone(),
         settings: settings.clone(),
-        marks: Marks { vlan: words.place(), ..Marks::default() },
+        marks: Marks {
+            vlan: words.place(),
+            ..Marks::default()
+        },
         plug: Plug::Outside { shared },
     });
     if let Some(attachment) = attachment {
-        out.1.insert(name, Uplink { relay, attachment, settings });
+        out.1.insert(
+            name,
+            Uplink {
+                relay,
+                attachment,
+                settings,
+            },
+        );
     }
     true
 }
 
 impl Links {
     fn note_members(&mut self, bond: &UplinkTable, faults: &mut Faults) {
-        for word in bond.bond.iter().flat_map(|list| list.get_ref()) {
+        for word in bond.bond.iter().flat_map(Spanned::get_ref) {
             if let Some(first) = self.owners.insert(word.get_ref().clone(), word.span()) {
                 faults.push(
                     Fault::at(word.span(), format!("`{}` is bonded twice", word.get_ref()))
@@ -141,14 +166,19 @@ impl Links {
     ) -> (Vec<Member>, Option<Span>) {
         let mut members = Vec::new();
         let mut shared = None;
-        for word in bond.bond.iter().flat_map(|list| list.get_ref()) {
+        for word in bond.bond.iter().flat_map(Spanned::get_ref) {
             let name = word.get_ref();
             if let Some((link, span)) = self.links.remove(name) {
                 shared = shared.or(span);
-                members.push(Member { name: name.clone(), link });
+                members.push(Member {
+                    name: name.clone(),
+                    link,
+                });
                 continue;
             }
-            let mut names = tables.iter().filter_map(|table| table.get_ref().name.as_ref());
+            let mut names = tables
+                .iter()
+                .filter_map(|table| table.get_ref().name.as_ref());
             if !names.any(|known| known.get_ref() == name) && !around.broken.any("uplink") {
                 let known = tables
                     .iter()
@@ -193,7 +223,10 @@ fn member_words(table: &UplinkTable, owner: &Span, faults: &mut Faults) {
 
 /// Words that a bond leaves to its members.
 fn bond_words(table: &UplinkTable, faults: &mut Faults) {
-    let words = [("queues", place(&table.queues)), ("take_parent", place(&table.take_parent))];
+    let words = [
+        ("queues", place(&table.queues)),
+        ("take_parent", place(&table.take_parent)),
+    ];
     for (key, at) in words.into_iter().filter_map(|(key, at)| Some((key, at?))) {
         faults.push(
             Fault::at(at, format!("`{key}` belongs to the links of a bond"))
@@ -255,8 +288,7 @@ fn link(
         })
     } else if let Some(word) = &table.af_packet {
         mine(&word.get_ref().queues, "af_packet");
-        nic(&word.get_ref().dev, &word.span(), claims, faults)
-            .map(|dev| LinkKind::AfPacket { dev })
+        nic(&word.get_ref().dev, &word.span(), claims, faults).map(|dev| LinkKind::AfPacket { dev })
     } else if let Some(word) = &table.af_xdp {
         mine(&word.get_ref().queues, "af_xdp");
         nic(&word.get_ref().dev, &word.span(), claims, faults).map(|dev| LinkKind::AfXdp { dev })
@@ -268,15 +300,15 @@ fn link(
     };
     let queues = queues(table, inner_queues, faults);
     let take_parent = take_parent(table, faults);
-    let link = Link { kind: kind?, queues, take_parent };
+    let link = Link {
+        kind: kind?,
+        queues,
+        take_parent,
+    };
     Some((link, shared))
 }
 
-fn socket_of(
-    word: &Spanned<String>,
-    claims: &mut Claims,
-    faults: &mut Faults,
-) -> Option<PathBuf> {
+fn socket_of(word: &Spanned<String>, claims: &mut Claims, faults: &mut Faults) -> Option<PathBuf> {
     let path = socket(word.get_ref(), word.span(), faults)?;
     claims.socket(&path, &word.span(), faults);
     Some(path)
@@ -304,14 +336,13 @@ fn macvtap_mode(word: &Word<String>, faults: &mut Faults) -> MacvtapMode {
     choice(word, "mode", &options, faults).unwrap_or(MacvtapMode::Passthru)
 }
 
-fn sriov(
-    word: &Spanned<SriovTable>,
-    claims: &mut Claims,
-    faults: &mut Faults,
-) -> Option<LinkKind> {
+fn sriov(word: &Spanned<SriovTable>, claims: &mut Claims, faults: &mut Faults) -> Option<LinkKind> {
     let table = word.get_ref();
-    let options =
-        [("macvtap", Via::Macvtap), ("af_packet", Via::AfPacket), ("af_xdp", Via::AfXdp)];
+    let options = [
+        ("macvtap", Via::Macvtap),
+        ("af_packet", Via::AfPacket),
+        ("af_xdp", Via::AfXdp),
+    ];
     let via = choice(&table.via, "via", &options, faults).unwrap_or(Via::Macvtap);
     let pf = device(&table.pf, "pf", &word.span(), faults);
     let vf: Option<u16> = number(&table.vf, "vf", 0..=VF_MAX, faults);
@@ -353,10 +384,10 @@ fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
         || table.af_xdp.is_some()
         || table.sriov.is_some();
     if let (Some(at), false) = (place(&table.take_parent), nic) {
-        faults.push(
-            Fault::at(at, "there is no NIC to take")
-                .help("`take_parent` goes with macvtap, af_packet, af_xdp and sriov; leave it out"),
-        );
+        faults
+            .push(Fault::at(at, "there is no NIC to take").help(
+                "`take_parent` goes with macvtap, af_packet, af_xdp and sriov; leave it out",
+            ));
     }
     flag(&table.take_parent).unwrap_or(false)
 }

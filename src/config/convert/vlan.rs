@@ -58,7 +58,11 @@ impl VlanWords<'_> {
         let native = number(self.native, faults);
         let trunk = self.trunk.as_ref().map(|list| trunk(list, native, faults));
         let translate = self.translate.as_ref().map(|map| translate(map, faults));
-        access.or(trunk).or(translate).or(qinq).unwrap_or(VlanConfig::Flat)
+        access
+            .or(trunk)
+            .or(translate)
+            .or(qinq)
+            .unwrap_or(VlanConfig::Flat)
     }
 
     fn contradictions(&self, faults: &mut Faults) {
@@ -88,7 +92,9 @@ impl VlanWords<'_> {
         faults.push(match first {
             Some((key, at)) => fault
                 .with(at, format!("this port has `{key}`"))
-                .help(format!("leave `native` out, or write `trunk` instead of `{key}`")),
+                .help(format!(
+                    "leave `native` out, or write `trunk` instead of `{key}`"
+                )),
             None => fault.help(format!(
                 "add `trunk = [..]` with the tagged VIDs, or write `access = {vid}`"
             )),
@@ -141,8 +147,11 @@ fn range(text: &str, at: Span, faults: &mut Faults) -> Option<(Vid, Vid)> {
     };
     let Some((low, high)) = ends else {
         faults.push(
-            Fault::at(at, format!("`{}` is not a range of VIDs", text.escape_debug()))
-                .help("a range is written `\"20-29\"`"),
+            Fault::at(
+                at,
+                format!("`{}` is not a range of VIDs", text.escape_debug()),
+            )
+            .help("a range is written `\"20-29\"`"),
         );
         return None;
     };
@@ -179,8 +188,11 @@ fn translate(
     for (key, value) in entries {
         let Some(number) = digits(key.get_ref()) else {
             faults.push(
-                Fault::at(key.span(), format!("`{}` is not a VID", key.get_ref().escape_debug()))
-                    .help("write external = internal: `translate = { 10 = 110 }`"),
+                Fault::at(
+                    key.span(),
+                    format!("`{}` is not a VID", key.get_ref().escape_debug()),
+                )
+                .help("write external = internal: `translate = { 10 = 110 }`"),
             );
             continue;
         };
@@ -190,9 +202,14 @@ fn translate(
         };
         if let Some(first) = inner.insert(internal, value.span()) {
             faults.push(
-                Fault::at(value.span(), format!("two VIDs are translated to {internal}"))
-                    .with(first, "the first")
-                    .help("each internal VID stands for one external VID, or replies could not find back"),
+                Fault::at(
+                    value.span(),
+                    format!("two VIDs are translated to {internal}"),
+                )
+                .with(first, "the first")
+                .help(
+                    "each internal VID stands for one external VID, or replies could not find back",
+                ),
             );
         }
         if pairs.insert(external, internal).is_some() {

@@ -35,8 +35,11 @@ pub fn number<T: TryFrom<i64>>(
         return T::try_from(value).ok();
     }
     faults.push(
-        Fault::at(word.span(), format!("`{key}` cannot be {value}"))
-            .help(format!("a number from {} to {}", range.start(), range.end())),
+        Fault::at(word.span(), format!("`{key}` cannot be {value}")).help(format!(
+            "a number from {} to {}",
+            range.start(),
+            range.end()
+        )),
     );
     None
 }
@@ -51,10 +54,16 @@ pub fn choice<T: Copy>(
     let word = word.as_ref()?;
     let found = options.iter().find(|(name, _)| name == word.get_ref());
     if found.is_none() {
-        let names: Vec<String> = options.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let names: Vec<String> = options
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
         faults.push(
-            Fault::at(word.span(), format!("`{key}` cannot be \"{}\"", word.get_ref()))
-                .help(format!("one of {}", names.join(", "))),
+            Fault::at(
+                word.span(),
+                format!("`{key}` cannot be \"{}\"", word.get_ref()),
+            )
+            .help(format!("one of {}", names.join(", "))),
         );
     }
     found.map(|(_, value)| *value)
@@ -74,9 +83,7 @@ pub fn place<T>(word: &Word<T>) -> Option<Span> {
 pub fn vid(value: i64, at: Span, faults: &mut Faults) -> Option<Vid> {
     let vid = u16::try_from(value).ok().and_then(Vid::new);
     if vid.is_none() {
-        faults.push(
-            Fault::at(at, format!("{value} is not a VID")).help("VIDs run from 1 to 4094"),
-        );
+        faults.push(Fault::at(at, format!("{value} is not a VID")).help("VIDs run from 1 to 4094"));
     }
     vid
 }
@@ -129,8 +136,10 @@ fn address(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
 /// The addresses of stations in a list, each with its place.
 pub fn stations(words: &Words<String>, faults: &mut Faults) -> Vec<(Mac, Span)> {
     let mut macs: Vec<(Mac, Span)> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
-        let Some(mac) = station(item.get_ref(), item.span(), faults) else { continue };
+    for item in words.iter().flat_map(Spanned::get_ref) {
+        let Some(mac) = station(item.get_ref(), item.span(), faults) else {
+            continue;
+        };
         if let Some((_, first)) = macs.iter().find(|(other, _)| *other == mac) {
             faults.push(
                 Fault::at(item.span(), format!("{mac} is listed twice"))
@@ -150,7 +159,10 @@ pub fn check_name(name: &str, kind: &str, at: Span, faults: &mut Faults) {
     let fault = if name.is_empty() {
         Fault::at(at, format!("the name of a {kind} is empty"))
     } else if name.len() > NAME_MAX {
-        Fault::at(at, format!("the name of a {kind} is longer than {NAME_MAX} bytes"))
+        Fault::at(
+            at,
+            format!("the name of a {kind} is longer than {NAME_MAX} bytes"),
+        )
     } else if let Some(odd) = name.chars().find(|c| !fits(*c)) {
         Fault::at(at, format!("the name of a {kind} cannot hold {odd:?}"))
     } else {
@@ -218,8 +230,14 @@ pub fn check_device(name: &str, at: Span, faults: &mut Faults) -> bool {
         && !name.contains(odd);
     if !fits {
         faults.push(
-            Fault::at(at, format!("`{}` cannot be the name of a network device", name.escape_debug()))
-                .help("such a name has 1 to 15 bytes, and no blank, `/`, `:` or `%`"),
+            Fault::at(
+                at,
+                format!(
+                    "`{}` cannot be the name of a network device",
+                    name.escape_debug()
+                ),
+            )
+            .help("such a name has 1 to 15 bytes, and no blank, `/`, `:` or `%`"),
         );
     }
     fits

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Fault};
 
 /// Title, configuration, expected text.
 type Case = (String, String, String);
@@ -23,7 +23,9 @@ fn cases(text: &str) -> Vec<Case> {
 }
 
 fn check(file: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/tests/invalid").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/config/tests/invalid")
+        .join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     let mut blessed = String::new();
     let mut wrong = Vec::new();
@@ -35,7 +37,9 @@ fn check(file: &str) {
         let shown: Vec<&str> = shown.lines().map(str::trim_end).collect();
         let shown = shown.join("\n");
         if shown != expected {
-            wrong.push(format!("### {title}\n--- expected\n{expected}\n--- shown\n{shown}"));
+            wrong.push(format!(
+                "### {title}\n--- expected\n{expected}\n--- shown\n{shown}"
+            ));
         }
         assert_ne!(shown, "accepted", "{title}\n{input}");
         writeln!(blessed, "### {title}\n{input}---\n{shown}\n").unwrap();
@@ -80,4 +84,19 @@ fn uplinks() {
 #[test]
 fn patches() {
     check("patch.txt");
+}
+
+#[test]
+fn a_flood_of_faults_is_cut() {
+    let text = "[[relay]]\nageing = -1\n".repeat(40);
+    let errors = Config::parse(&text, "evb.toml").unwrap_err();
+    assert_eq!(errors.faults().len(), 80);
+    assert!(
+        errors
+            .to_string()
+            .ends_with("\n\nerror: 30 more like these")
+    );
+    let places: Vec<_> = errors.faults().iter().filter_map(Fault::span).collect();
+    assert!(places.is_sorted_by_key(|span| span.start));
+    assert_eq!(errors.faults()[0].title(), "a relay needs a name");
 }
