@@ -1,4 +1,5 @@
 mod diff;
+mod docs;
 mod fuzz;
 mod invalid;
 mod links;
