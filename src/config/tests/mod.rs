@@ -1,3 +1,5 @@
+//! The room as a whole: text in, configuration or shown faults out.
+
 mod diff;
 mod docs;
 mod fuzz;
