@@ -11,7 +11,7 @@
 
 mod check;
 mod patch;
-mod port;
+pub(super) mod port;
 mod relay;
 mod settings;
 mod uplink;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::port::{QUEUES_MAX, one_of, tap};
+use super::port::{QUEUES_MAX, QUEUES_OF_DEVICE, QUEUES_OF_VM, one_of, tap};
 use super::settings::{Marks, default_pcp, mtu};
 use super::vlan::VlanWords;
 use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
@@ -375,7 +375,12 @@ fn queues(
         }
         None => table.queues.clone(),
     };
-    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(1)
+    let of_vm = table.listen.is_some() || table.connect.is_some();
+    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(if of_vm {
+        QUEUES_OF_VM
+    } else {
+        QUEUES_OF_DEVICE
+    })
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
