@@ -323,6 +323,7 @@ mod text {
     pub mod option {
         use super::{Deserialize, Deserializer, Error, Serializer, Text};
 
+        #[expect(clippy::ref_option, reason = "serde calls it this way")]
         pub fn serialize<T: Text, S: Serializer>(
             value: &Option<T>,
             to: S,
