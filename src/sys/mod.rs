@@ -4,4 +4,5 @@
 pub mod connect;
 pub mod fdpass;
 pub mod process;
+pub mod rate_limit;
 pub mod zeroed;
