@@ -357,7 +357,8 @@ mod text {
             from: D,
         ) -> Result<Option<T>, D::Error> {
             let text = Option::<String>::deserialize(from)?;
-            text.map(|text| T::read(&text).map_err(D::Error::custom)).transpose()
+            text.map(|text| T::read(&text).map_err(D::Error::custom))
+                .transpose()
         }
     }
 
@@ -373,7 +374,10 @@ mod text {
             from: D,
         ) -> Result<Vec<T>, D::Error> {
             let texts = Vec::<String>::deserialize(from)?;
-            texts.iter().map(|text| T::read(text).map_err(D::Error::custom)).collect()
+            texts
+                .iter()
+                .map(|text| T::read(text).map_err(D::Error::custom))
+                .collect()
         }
     }
 }
@@ -390,14 +394,19 @@ mod tests {
             relay: "blue".into(),
             role: PortRole::Local,
             mode: Some(PortMode::Vepa),
-            state: PortState::Failed { reason: "bad ring".into() },
+            state: PortState::Failed {
+                reason: "bad ring".into(),
+            },
             socket: Some("/run/evb/vm1.sock".into()),
             queues: 2,
             features: vec!["MRG_RXBUF".into()],
             mtu: None,
             macs: vec![Mac::from_u64(1)],
             refused_mac: Some(Mac::from_u64(2)),
-            counters: Counters { drops: [("runt".to_owned(), 3)].into(), ..Counters::default() },
+            counters: Counters {
+                drops: [("runt".to_owned(), 3)].into(),
+                ..Counters::default()
+            },
         };
         let json = serde_json::to_value(&port).unwrap();
         assert_eq!(json["state"], "failed");
@@ -459,7 +468,10 @@ mod tests {
         assert_eq!(filter.vid, Vid::new(10));
         let pairs: Vec<_> = filter.pairs().collect();
         let expected = [("port", "p"), ("vid", "10"), ("mac", "52:54:00:00:00:01")];
-        assert_eq!(pairs, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(
+            pairs,
+            expected.map(|(name, value)| (name, value.to_owned()))
+        );
         for wrong in [
             json!({"vid": "0"}),
             json!({"vid": "4095"}),

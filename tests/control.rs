@@ -47,9 +47,15 @@ async fn play(mut commands: mpsc::Receiver<Command>) {
             Command::Reload { reply } => {
                 reloads += 1;
                 let _ = reply.send(if reloads == 1 {
-                    Ok(Reloaded { changes: vec!["port vm1 added".into()] })
+                    Ok(Reloaded {
+                        changes: vec!["port vm1 added".into()],
+                    })
                 } else {
-                    Err(Refusal::new(RefusalKind::Conflict, "evb.toml:3: no such mode", "vepa?"))
+                    Err(Refusal::new(
+                        RefusalKind::Conflict,
+                        "evb.toml:3: no such mode",
+                        "vepa?",
+                    ))
                 });
             }
         }
@@ -59,7 +65,10 @@ async fn play(mut commands: mpsc::Receiver<Command>) {
 fn walk(breaks: bool) -> FdbWalk {
     Box::new(move |show| {
         for number in 0..ENTRIES {
-            assert!(!breaks || number < ENTRIES / 2, "the walk dies, as it is meant to");
+            assert!(
+                !breaks || number < ENTRIES / 2,
+                "the walk dies, as it is meant to"
+            );
             let entry = FdbEntry {
                 relay: "blue".into(),
                 vid: Some(1),
@@ -82,7 +91,10 @@ fn server() -> (TempDir, PathBuf) {
     let listener = StdListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let (sender, commands) = api::channel();
             tokio::spawn(play(commands));
@@ -95,7 +107,11 @@ fn server() -> (TempDir, PathBuf) {
 
 fn command(control: &Path, words: &[&str]) -> cli::Client {
     let control = control.to_str().unwrap();
-    let words = ["evb"].iter().chain(words).copied().chain(["--control", control]);
+    let words = ["evb"]
+        .iter()
+        .chain(words)
+        .copied()
+        .chain(["--control", control]);
     match Cli::parse_from(words).command {
         cli::Command::Client(client) => client,
         other => panic!("{other:?}"),
@@ -112,7 +128,10 @@ fn ask(control: &Path, words: &[&str]) -> Result<String, ClientError> {
 fn commands_show_what_the_daemon_says() {
     let (_directory, control) = server();
     let shown = ask(&control, &["status"]).unwrap();
-    assert!(shown.starts_with("evb 7, pid 8, up 9s, 0 workers\n"), "{shown}");
+    assert!(
+        shown.starts_with("evb 7, pid 8, up 9s, 0 workers\n"),
+        "{shown}"
+    );
     let json = ask(&control, &["status", "--json"]).unwrap();
     assert_eq!(serde_json::from_str::<Status>(&json).unwrap().pid, 8);
     let shown = ask(&control, &["fdb", "show"]).unwrap();
@@ -168,8 +187,11 @@ fn what_is_not_evb_is_told_apart() {
     let directory = tempfile::tempdir().unwrap();
     let control = directory.path().join("control.sock");
     let listener = StdListener::bind(&control).unwrap();
-    let answers =
-        ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\n<>", ""];
+    let answers = [
+        "SSH-2.0-x\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\n<>",
+        "",
+    ];
     thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();

@@ -75,7 +75,10 @@ pub async fn serve(listener: UnixListener, commands: Commands, limits: Limits) {
 
 async fn attend(stream: UnixStream, router: Router, limits: &Limits) -> io::Result<()> {
     let credentials = stream.peer_cred()?;
-    let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
+    let peer = Peer {
+        uid: credentials.uid(),
+        pid: credentials.pid(),
+    };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let router = TowerToHyperService::new(router.clone());

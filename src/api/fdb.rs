@@ -48,12 +48,20 @@ fn write(walk: FdbWalk, mut send: impl FnMut(Bytes) -> ControlFlow<()>) {
             let piece = std::mem::replace(&mut text, Vec::with_capacity(PIECE + 1024));
             stopped = send(piece.into()).is_break();
         }
-        if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if stopped {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     if stopped {
         return;
     }
-    text.extend_from_slice(if separator == b",\n" { b"\n]\n" } else { b"[]\n" });
+    text.extend_from_slice(if separator == b",\n" {
+        b"\n]\n"
+    } else {
+        b"[]\n"
+    });
     // Whether it arrives is not our business any more.
     let _ = send(text.into());
 }
@@ -69,6 +77,8 @@ impl HttpBody for Pieces {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        self.0
+            .poll_recv(context)
+            .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

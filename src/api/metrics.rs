@@ -15,16 +15,52 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 type PortCounter = (&'static str, &'static str, fn(&Counters) -> u64);
 
 const PORT_COUNTERS: &[PortCounter] = &[
-    ("evb_port_tx_frames_total", "Frames the port sent.", |c| c.tx_frames),
-    ("evb_port_tx_bytes_total", "Bytes the port sent.", |c| c.tx_bytes),
-    ("evb_port_tx_broadcast_total", "Broadcast frames the port sent.", |c| c.tx_broadcast),
-    ("evb_port_tx_multicast_total", "Multicast frames the port sent.", |c| c.tx_multicast),
-    ("evb_port_rx_frames_total", "Frames delivered to the port.", |c| c.rx_frames),
-    ("evb_port_rx_bytes_total", "Bytes delivered to the port.", |c| c.rx_bytes),
-    ("evb_port_rx_broadcast_total", "Broadcast frames delivered to the port.", |c| c.rx_broadcast),
-    ("evb_port_rx_multicast_total", "Multicast frames delivered to the port.", |c| c.rx_multicast),
-    ("evb_port_calls_total", "Notifications sent to the guest.", |c| c.calls),
-    ("evb_port_kicks_total", "Notifications received from the guest.", |c| c.kicks),
+    ("evb_port_tx_frames_total", "Frames the port sent.", |c| {
+        c.tx_frames
+    }),
+    ("evb_port_tx_bytes_total", "Bytes the port sent.", |c| {
+        c.tx_bytes
+    }),
+    (
+        "evb_port_tx_broadcast_total",
+        "Broadcast frames the port sent.",
+        |c| c.tx_broadcast,
+    ),
+    (
+        "evb_port_tx_multicast_total",
+        "Multicast frames the port sent.",
+        |c| c.tx_multicast,
+    ),
+    (
+        "evb_port_rx_frames_total",
+        "Frames delivered to the port.",
+        |c| c.rx_frames,
+    ),
+    (
+        "evb_port_rx_bytes_total",
+        "Bytes delivered to the port.",
+        |c| c.rx_bytes,
+    ),
+    (
+        "evb_port_rx_broadcast_total",
+        "Broadcast frames delivered to the port.",
+        |c| c.rx_broadcast,
+    ),
+    (
+        "evb_port_rx_multicast_total",
+        "Multicast frames delivered to the port.",
+        |c| c.rx_multicast,
+    ),
+    (
+        "evb_port_calls_total",
+        "Notifications sent to the guest.",
+        |c| c.calls,
+    ),
+    (
+        "evb_port_kicks_total",
+        "Notifications received from the guest.",
+        |c| c.kicks,
+    ),
 ];
 
 /// The whole page.
@@ -35,22 +71,42 @@ pub(super) fn text(status: &Status) -> String {
     page.head("evb_uptime_seconds", "gauge", "Seconds since the start.");
     page.line("evb_uptime_seconds", &[], status.uptime_s);
 
-    page.head("evb_worker_queues", "gauge", "TX queues that a worker serves.");
+    page.head(
+        "evb_worker_queues",
+        "gauge",
+        "TX queues that a worker serves.",
+    );
     for worker in &status.workers {
-        page.line("evb_worker_queues", &[("worker", &worker.id.to_string())], worker.queues);
+        page.line(
+            "evb_worker_queues",
+            &[("worker", &worker.id.to_string())],
+            worker.queues,
+        );
     }
     page.head("evb_fdb_entries", "gauge", "Entries in the FDB of a relay.");
     for relay in &status.relays {
-        page.line("evb_fdb_entries", &[("relay", &relay.name)], relay.fdb_entries);
+        page.line(
+            "evb_fdb_entries",
+            &[("relay", &relay.name)],
+            relay.fdb_entries,
+        );
     }
-    page.head("evb_fdb_limit", "gauge", "Entries that the FDB of a relay may have.");
+    page.head(
+        "evb_fdb_limit",
+        "gauge",
+        "Entries that the FDB of a relay may have.",
+    );
     for relay in &status.relays {
         page.line("evb_fdb_limit", &[("relay", &relay.name)], relay.fdb_limit);
     }
 
     page.head("evb_port_up", "gauge", "Whether the port's rings run.");
     for port in &status.ports {
-        page.line("evb_port_up", &labels(port), u8::from(port.state == PortState::Running));
+        page.line(
+            "evb_port_up",
+            &labels(port),
+            u8::from(port.state == PortState::Running),
+        );
     }
     for (name, help, value) in PORT_COUNTERS {
         page.head(name, "counter", help);
@@ -142,7 +198,10 @@ mod tests {
             refused_mac: None,
             counters: Counters {
                 tx_frames: 7,
-                drops: drops.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
+                drops: drops
+                    .iter()
+                    .map(|(reason, n)| ((*reason).to_owned(), *n))
+                    .collect(),
                 ..Counters::default()
             },
         }
@@ -154,7 +213,11 @@ mod tests {
             version: "1".into(),
             pid: 1,
             uptime_s: 5,
-            workers: vec![WorkerStatus { id: 0, cpu: None, queues: 2 }],
+            workers: vec![WorkerStatus {
+                id: 0,
+                cpu: None,
+                queues: 2,
+            }],
             relays: vec![RelayStatus {
                 name: "blue".into(),
                 ports: vec![],

@@ -91,7 +91,10 @@ pub enum RefusalKind {
 impl Refusal {
     /// A refusal with the remedy.
     pub fn new(kind: RefusalKind, error: impl Into<String>, remedy: impl Into<String>) -> Refusal {
-        let error = ApiError { error: error.into(), remedy: Some(remedy.into()) };
+        let error = ApiError {
+            error: error.into(),
+            remedy: Some(remedy.into()),
+        };
         Refusal { kind, error }
     }
 }

@@ -20,7 +20,12 @@ pub(super) struct Patient<S> {
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Patient<S> {
-        Patient { stream, patience, timer: Box::pin(sleep(patience)), waiting: false }
+        Patient {
+            stream,
+            patience,
+            timer: Box::pin(sleep(patience)),
+            waiting: false,
+        }
     }
 
     /// Passes on what a write came to, and gives up on one that waits too long.

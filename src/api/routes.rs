@@ -72,13 +72,22 @@ impl From<QueryRejection> for Failure {
 
 /// An answer with the remedy.
 pub(super) fn failure(status: StatusCode, error: &str, remedy: &str) -> Failure {
-    Failure(status, ApiError { error: error.to_owned(), remedy: Some(remedy.to_owned()) })
+    Failure(
+        status,
+        ApiError {
+            error: error.to_owned(),
+            remedy: Some(remedy.to_owned()),
+        },
+    )
 }
 
 /// The server's routes.
 pub(super) fn router(commands: Commands, limits: &Limits) -> Router {
-    let desk =
-        Desk { commands, patience: limits.reply, walks: Arc::new(Semaphore::new(limits.walks)) };
+    let desk = Desk {
+        commands,
+        patience: limits.reply,
+        walks: Arc::new(Semaphore::new(limits.walks)),
+    };
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
@@ -111,7 +120,10 @@ impl Desk {
             )),
             Err(_) => Err(failure(
                 StatusCode::GATEWAY_TIMEOUT,
-                &format!("evb has not answered within {} s", self.patience.as_secs_f32()),
+                &format!(
+                    "evb has not answered within {} s",
+                    self.patience.as_secs_f32()
+                ),
                 "it is busy; try again, and look into its log",
             )),
         }
@@ -119,7 +131,10 @@ impl Desk {
 }
 
 async fn version() -> Json<Version> {
-    Json(Version { version: env!("CARGO_PKG_VERSION").to_owned(), api: "v1".to_owned() })
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        api: "v1".to_owned(),
+    })
 }
 
 async fn status(State(desk): State<Desk>) -> Result<Json<Status>, Failure> {
@@ -128,7 +143,11 @@ async fn status(State(desk): State<Desk>) -> Result<Json<Status>, Failure> {
 
 async fn scrape(State(desk): State<Desk>) -> Result<Response, Failure> {
     let status = desk.ask(|reply| Command::Status { reply }).await?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&status)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        metrics::text(&status),
+    )
+        .into_response())
 }
 
 async fn show(
@@ -144,7 +163,11 @@ async fn show(
         ));
     };
     let walk = desk.ask(|reply| Command::Fdb { filter, reply }).await??;
-    Ok(([(header::CONTENT_TYPE, "application/json")], fdb::body(walk, permit)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        fdb::body(walk, permit),
+    )
+        .into_response())
 }
 
 async fn flush(
@@ -153,10 +176,16 @@ async fn flush(
     query: Result<Query<FdbFilter>, QueryRejection>,
 ) -> Result<Json<Flushed>, Failure> {
     let Query(filter) = query?;
-    let words: Vec<_> =
-        filter.pairs().map(|(name, value)| format!(" {name}={}", value.escape_debug())).collect();
+    let words: Vec<_> = filter
+        .pairs()
+        .map(|(name, value)| format!(" {name}={}", value.escape_debug()))
+        .collect();
     let flushed = desk.ask(|reply| Command::Flush { filter, reply }).await??;
-    log::info!("{peer} flushed the FDB{}: {} entries", words.concat(), flushed.count);
+    log::info!(
+        "{peer} flushed the FDB{}: {} entries",
+        words.concat(),
+        flushed.count
+    );
     Ok(Json(flushed))
 }
 
@@ -175,7 +204,11 @@ async fn unknown_path(request: Request) -> Failure {
 }
 
 async fn wrong_method(request: Request) -> Failure {
-    let error = format!("{} cannot be asked of {}", request.method(), request.uri().path());
+    let error = format!(
+        "{} cannot be asked of {}",
+        request.method(),
+        request.uri().path()
+    );
     let remedy = "the header field Allow names what can";
     failure(StatusCode::METHOD_NOT_ALLOWED, &error, remedy)
 }
@@ -188,6 +221,8 @@ async fn refuse_body(request: Request, next: Next) -> Response {
     let error = "the request has a body";
     let remedy = "say all in the path and the query";
     let mut response = failure(StatusCode::PAYLOAD_TOO_LARGE, error, remedy).into_response();
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -80,8 +80,11 @@ async fn play(mut commands: mpsc::Receiver<Command>, walked: Arc<AtomicUsize>) {
                 let _ = reply.send(Ok(Flushed { count }));
             }
             Command::Reload { reply } => {
-                let refusal =
-                    Refusal::new(RefusalKind::Conflict, "evb.toml:3: no such mode", "use vepa");
+                let refusal = Refusal::new(
+                    RefusalKind::Conflict,
+                    "evb.toml:3: no such mode",
+                    "use vepa",
+                );
                 let _ = reply.send(Err(refusal));
             }
         }
@@ -103,11 +106,18 @@ impl Server {
         let walked = Arc::default();
         let daemon = tokio::spawn(play(commands, Arc::clone(&walked)));
         let task = tokio::spawn(serve(listener, sender, limits));
-        Server { directory, walked, task, daemon }
+        Server {
+            directory,
+            walked,
+            task,
+            daemon,
+        }
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.directory.path().join("socket")).await.unwrap()
+        UnixStream::connect(self.directory.path().join("socket"))
+            .await
+            .unwrap()
     }
 
     /// Sends this and returns all that comes until the server closes.
@@ -137,7 +147,12 @@ async fn rest(stream: &mut UnixStream) -> String {
 }
 
 fn code(answer: &str) -> u16 {
-    answer.split(' ').nth(1).unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap()
+    answer
+        .split(' ')
+        .nth(1)
+        .unwrap_or_else(|| panic!("{answer:?}"))
+        .parse()
+        .unwrap()
 }
 
 fn body(answer: &str) -> String {
@@ -156,8 +171,15 @@ fn body(answer: &str) -> String {
 
 /// Runs a test on a runtime like the daemon's; one that hangs fails.
 fn run<F: Future>(test: impl FnOnce() -> F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { timeout(Duration::from_mins(1), test()).await.expect("it hangs") })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        timeout(Duration::from_mins(1), test())
+            .await
+            .expect("it hangs")
+    })
 }
 
 fn short() -> Limits {
@@ -182,7 +204,10 @@ fn each_route_answers() {
         assert_eq!(code, 200);
         let entries: Vec<FdbEntry> = serde_json::from_value(json).unwrap();
         assert_eq!(entries, [entry(0), entry(1)]);
-        assert_eq!(server.ask("GET", "/v1/fdb?relay=empty").await.1, Value::Array(vec![]));
+        assert_eq!(
+            server.ask("GET", "/v1/fdb?relay=empty").await.1,
+            Value::Array(vec![])
+        );
         let path = "/v1/fdb?port=a%20b&vid=10&mac=52:54:00:00:00:01";
         assert_eq!(server.ask("DELETE", path).await.1["count"], 3);
         let page = server.raw(b"GET /metrics HTTP/1.0\r\n\r\n").await;
@@ -214,7 +239,10 @@ fn what_is_wrong_gets_an_error_and_a_remedy() {
             let (code, json) = server.ask(method, path).await;
             assert_eq!(code, expected, "{method} {path}: {json}");
             let error: ApiError = serde_json::from_value(json).unwrap();
-            assert!(!error.error.is_empty() && error.remedy.is_some(), "{method} {path}");
+            assert!(
+                !error.error.is_empty() && error.remedy.is_some(),
+                "{method} {path}"
+            );
         }
     });
 }
@@ -228,10 +256,22 @@ fn what_is_not_http_is_turned_away() {
         for (request, expected) in [
             ("nonsense\r\n\r\n".to_owned(), 400),
             ("\0\u{1}\u{2}\r\n\r\n".to_owned(), 400),
-            ("GET /v1/status HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(), 400),
-            ("GET /v1/status HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello".to_owned(), 413),
-            ("POST /v1/reload HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n".to_owned(), 413),
-            ("POST /v1/reload HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 413),
+            (
+                "GET /v1/status HTTP/1.1\r\nContent-Length: x\r\n\r\n".to_owned(),
+                400,
+            ),
+            (
+                "GET /v1/status HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+                413,
+            ),
+            (
+                "POST /v1/reload HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n".to_owned(),
+                413,
+            ),
+            (
+                "POST /v1/reload HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+                413,
+            ),
             (format!("GET /{long} HTTP/1.1\r\n\r\n"), 431),
             (format!("GET / HTTP/1.1\r\na: {long}\r\n\r\n"), 431),
             (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431),
@@ -250,7 +290,10 @@ fn requests_follow_each_other_on_one_connection() {
         let server = Server::start(short());
         let mut stream = server.connect().await;
         for _ in 0..3 {
-            stream.write_all(b"GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
             let mut buffer = [0; 4096];
             let length = stream.read(&mut buffer).await.unwrap();
             assert!(buffer[..length].starts_with(b"HTTP/1.1 200"));
@@ -287,9 +330,14 @@ fn a_large_table_is_streamed_whole() {
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody_and_is_cut_off() {
     run(|| async {
-        let server = Server::start(Limits { walks: 1, ..short() });
+        let server = Server::start(Limits {
+            walks: 1,
+            ..short()
+        });
         let mut slow = server.connect().await;
-        slow.write_all(b"GET /v1/fdb?relay=large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        slow.write_all(b"GET /v1/fdb?relay=large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
         while server.walked.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -310,10 +358,16 @@ fn a_client_that_does_not_read_holds_up_nobody_and_is_cut_off() {
 #[test]
 fn a_client_that_leaves_ends_the_walk() {
     run(|| async {
-        let server = Server::start(Limits { walks: 1, ..Limits::default() });
+        let server = Server::start(Limits {
+            walks: 1,
+            ..Limits::default()
+        });
         for _ in 0..3 {
             let mut stream = server.connect().await;
-            stream.write_all(b"GET /v1/fdb?relay=large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"GET /v1/fdb?relay=large HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .unwrap();
             stream.read_u8().await.unwrap();
             drop(stream);
             while server.ask("GET", "/v1/fdb?relay=empty").await.0 != 200 {
@@ -338,7 +392,12 @@ fn connections_are_counted() {
         }
         let (code, json) = server.ask("GET", "/v1/status").await;
         assert_eq!(code, 503);
-        assert!(json["error"].as_str().unwrap().contains("too many connections"));
+        assert!(
+            json["error"]
+                .as_str()
+                .unwrap()
+                .contains("too many connections")
+        );
         // A crowd beyond that is closed without a word, and forgotten.
         let mut crowd = Vec::new();
         for _ in 0..100 {

@@ -56,7 +56,10 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             // The request or the configuration is wrong.
-            ClientError::Refused { status: 400 | 404 | 409, .. } => EXIT_USAGE,
+            ClientError::Refused {
+                status: 400 | 404 | 409,
+                ..
+            } => EXIT_USAGE,
             _ => 1,
         }
     }
@@ -87,7 +90,11 @@ impl Answer {
     /// Writes it as it came.
     pub(super) fn pass_on(&self, out: &mut impl Write) -> io::Result<()> {
         out.write_all(&self.0)?;
-        if self.0.ends_with(b"\n") { Ok(()) } else { writeln!(out) }
+        if self.0.ends_with(b"\n") {
+            Ok(())
+        } else {
+            writeln!(out)
+        }
     }
 }
 
@@ -116,12 +123,18 @@ pub(super) fn ask(control: &Path, method: &str, path: &str) -> Result<Answer, Cl
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| ClientError::Connect { path: control.to_owned(), error })?;
+        .map_err(|error| ClientError::Connect {
+            path: control.to_owned(),
+            error,
+        })?;
     runtime.block_on(exchange(control, method, path))
 }
 
 async fn exchange(control: &Path, method: &str, path: &str) -> Result<Answer, ClientError> {
-    let unreachable = |error| ClientError::Connect { path: control.to_owned(), error };
+    let unreachable = |error| ClientError::Connect {
+        path: control.to_owned(),
+        error,
+    };
     let stream = timeout(PATIENCE, UnixStream::connect(control))
         .await
         .map_err(|_| ClientError::Silence)?
@@ -152,8 +165,9 @@ async fn exchange(control: &Path, method: &str, path: &str) -> Result<Answer, Cl
 /// Reads an answer to its end as fast as it comes: who shows it may be slower than the daemon likes.
 async fn whole(mut response: Response<Incoming>) -> Result<Answer, ClientError> {
     let mut bytes = Vec::new();
-    while let Some(frame) =
-        timeout(PATIENCE, response.frame()).await.map_err(|_| ClientError::Silence)?
+    while let Some(frame) = timeout(PATIENCE, response.frame())
+        .await
+        .map_err(|_| ClientError::Silence)?
     {
         let frame = frame.map_err(ClientError::answer)?;
         if let Some(data) = frame.data_ref() {

@@ -25,7 +25,8 @@ pub fn level(option: Option<LevelFilter>) -> Result<LevelFilter, String> {
 
 /// Reads a level.
 pub(super) fn parse_level(text: &str) -> Result<LevelFilter, String> {
-    text.parse().map_err(|_| "a level is off, error, warn, info, debug or trace".to_owned())
+    text.parse()
+        .map_err(|_| "a level is off, error, warn, info, debug or trace".to_owned())
 }
 
 /// Sends the messages of this process away from now on; once in its life.
@@ -39,6 +40,9 @@ pub fn init(level: LevelFilter) -> io::Result<()> {
         log::set_max_level(level);
         Ok(())
     } else {
-        env_logger::Builder::new().filter_level(level).try_init().map_err(io::Error::other)
+        env_logger::Builder::new()
+            .filter_level(level)
+            .try_init()
+            .map_err(io::Error::other)
     }
 }

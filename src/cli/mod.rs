@@ -34,7 +34,12 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// An edge virtual bridge: connects virtual machines to each other and to the network by vhost-user.
 #[derive(Debug, Parser)]
-#[command(name = "evb", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "evb",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// Log this and what is more severe: off, error, warn, info, debug or trace
     /// [default: what `EVB_LOG` says, or info]
@@ -53,7 +58,10 @@ pub enum Command {
     /// Check a configuration file and exit
     Check(Check),
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would take it for the text of each client command")]
+    #[expect(
+        missing_docs,
+        reason = "clap would take it for the text of each client command"
+    )]
     Client(Client),
 }
 
@@ -150,8 +158,20 @@ pub struct Filter {
 }
 
 impl From<Filter> for FdbFilter {
-    fn from(Filter { relay, port, vid, mac }: Filter) -> FdbFilter {
-        FdbFilter { relay, port, vid, mac }
+    fn from(
+        Filter {
+            relay,
+            port,
+            vid,
+            mac,
+        }: Filter,
+    ) -> FdbFilter {
+        FdbFilter {
+            relay,
+            port,
+            vid,
+            mac,
+        }
     }
 }
 
@@ -176,7 +196,10 @@ impl Client {
     /// What the daemon said, or why it could not be asked, or the error of writing. That the reader
     /// of a pipe has gone is none.
     pub fn execute(self, out: &mut impl Write) -> Result<(), ClientError> {
-        match self.answer(out).and_then(|()| out.flush().map_err(ClientError::Output)) {
+        match self
+            .answer(out)
+            .and_then(|()| out.flush().map_err(ClientError::Output))
+        {
             Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             done => done,
         }
@@ -200,13 +223,25 @@ impl Client {
             Client::Status { json, target } => {
                 let answer = client::ask(&target.control, "GET", "/v1/status")?;
                 let status: Status = answer.parse()?;
-                if json { answer.pass_on(out) } else { show::status(out, &status) }
+                if json {
+                    answer.pass_on(out)
+                } else {
+                    show::status(out, &status)
+                }
             }
-            Client::Fdb(Fdb::Show { filter, json, target }) => {
+            Client::Fdb(Fdb::Show {
+                filter,
+                json,
+                target,
+            }) => {
                 let path = client::path("/v1/fdb", &filter.into());
                 let answer = client::ask(&target.control, "GET", &path)?;
                 let entries: Vec<FdbEntry> = answer.parse()?;
-                if json { answer.pass_on(out) } else { show::fdb(out, entries) }
+                if json {
+                    answer.pass_on(out)
+                } else {
+                    show::fdb(out, entries)
+                }
             }
             Client::Fdb(Fdb::Flush { filter, target }) => {
                 let path = client::path("/v1/fdb", &filter.into());

@@ -34,12 +34,16 @@ impl Columns {
 }
 
 fn print(out: &mut impl Write, table: &Table) -> io::Result<()> {
-    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+    table
+        .lines()
+        .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
 
 /// Text that may hold what a terminal would obey.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 fn cell(text: &str) -> Cell {
@@ -61,8 +65,10 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         duration(status.uptime_s),
         if workers == 1 { "" } else { "s" }
     )?;
-    let columns =
-        Columns { names: &["RELAY", "PORTS", "FDB", "LIMIT"], numbers: &["PORTS", "FDB", "LIMIT"] };
+    let columns = Columns {
+        names: &["RELAY", "PORTS", "FDB", "LIMIT"],
+        numbers: &["PORTS", "FDB", "LIMIT"],
+    };
     let mut table = columns.table();
     for relay in &status.relays {
         table.add_row(vec![
@@ -135,10 +141,15 @@ fn notes(port: &PortStatus) -> impl Iterator<Item = String> {
         PortState::Failed { reason } => Some(format!("{}: failed: {reason}", port.name)),
         _ => None,
     };
-    let refused = port.refused_mac.map(|mac| format!("{}: refused address {mac}", port.name));
+    let refused = port
+        .refused_mac
+        .map(|mac| format!("{}: refused address {mac}", port.name));
     let drops = &port.counters.drops;
     let dropped = (!drops.is_empty()).then(|| {
-        let reasons: Vec<_> = drops.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        let reasons: Vec<_> = drops
+            .iter()
+            .map(|(name, n)| format!("{n} {name}"))
+            .collect();
         format!("{}: dropped {}", port.name, reasons.join(", "))
     });
     [failed, refused, dropped].into_iter().flatten()
@@ -155,7 +166,11 @@ pub(super) fn fdb(out: &mut impl Write, mut entries: Vec<FdbEntry>) -> io::Resul
     };
     // Each block is a table of its own; names are the only cells whose width varies much.
     let widest = |name: fn(&FdbEntry) -> &str| {
-        let width = entries.iter().map(|entry| name(entry).chars().count()).max().unwrap_or(0);
+        let width = entries
+            .iter()
+            .map(|entry| name(entry).chars().count())
+            .max()
+            .unwrap_or(0);
         ColumnConstraint::LowerBoundary(Width::Fixed(u16::try_from(width + 2).unwrap_or(u16::MAX)))
     };
     let at_least = |width| ColumnConstraint::LowerBoundary(Width::Fixed(width));
@@ -185,12 +200,20 @@ pub(super) fn fdb(out: &mut impl Write, mut entries: Vec<FdbEntry>) -> io::Resul
             writeln!(out, "{}", line.trim_end())?;
         }
     }
-    if entries.is_empty() { print(out, &columns.table()) } else { Ok(()) }
+    if entries.is_empty() {
+        print(out, &columns.table())
+    } else {
+        Ok(())
+    }
 }
 
 /// `evb fdb flush`.
 pub(super) fn flushed(out: &mut impl Write, flushed: Flushed) -> io::Result<()> {
-    let noun = if flushed.count == 1 { "entry" } else { "entries" };
+    let noun = if flushed.count == 1 {
+        "entry"
+    } else {
+        "entries"
+    };
     writeln!(out, "{} {noun} flushed", flushed.count)
 }
 
@@ -199,7 +222,10 @@ pub(super) fn reloaded(out: &mut impl Write, reloaded: &Reloaded) -> io::Result<
     if reloaded.changes.is_empty() {
         return writeln!(out, "nothing has changed");
     }
-    reloaded.changes.iter().try_for_each(|change| writeln!(out, "{}", plain(change)))
+    reloaded
+        .changes
+        .iter()
+        .try_for_each(|change| writeln!(out, "{}", plain(change)))
 }
 
 fn duration(seconds: u64) -> String {

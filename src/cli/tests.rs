@@ -16,7 +16,9 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
 }
 
 fn command(line: &str) -> Command {
-    parse(line).unwrap_or_else(|error| panic!("{line}: {error}")).command
+    parse(line)
+        .unwrap_or_else(|error| panic!("{line}: {error}"))
+        .command
 }
 
 fn client(line: &str) -> Client {
@@ -40,8 +42,12 @@ fn the_definition_is_consistent() {
 
 #[test]
 fn run_takes_a_file_or_ports() {
-    let expected =
-        Run { config: Some("/etc/evb.toml".into()), ports: vec![], control: None, workers: None };
+    let expected = Run {
+        config: Some("/etc/evb.toml".into()),
+        ports: vec![],
+        control: None,
+        workers: None,
+    };
     assert_eq!(run("evb run --config /etc/evb.toml"), expected);
     let expected = Run {
         config: None,
@@ -49,20 +55,47 @@ fn run_takes_a_file_or_ports() {
         control: Some("/c.sock".into()),
         workers: Some(2),
     };
-    assert_eq!(run("evb run --port /a --port /b /c --control /c.sock --workers 2"), expected);
+    assert_eq!(
+        run("evb run --port /a --port /b /c --control /c.sock --workers 2"),
+        expected
+    );
     let here = std::env::current_dir().unwrap();
-    assert_eq!(run("evb run --port vm1.sock").ports, [here.join("vm1.sock")]);
-    let Command::Check(check) = command("evb check --config evb.toml") else { panic!() };
+    assert_eq!(
+        run("evb run --port vm1.sock").ports,
+        [here.join("vm1.sock")]
+    );
+    let Command::Check(check) = command("evb check --config evb.toml") else {
+        panic!()
+    };
     assert_eq!(check.config, Path::new("evb.toml"));
 }
 
 #[test]
 fn clients_name_what_they_want() {
-    let target = |path: &str| Target { control: path.into() };
+    let target = |path: &str| Target {
+        control: path.into(),
+    };
     for (line, expected) in [
-        ("evb status", Client::Status { json: false, target: target(DEFAULT_CONTROL) }),
-        ("evb status --json --control /c", Client::Status { json: true, target: target("/c") }),
-        ("evb reload --control c", Client::Reload { target: target("c") }),
+        (
+            "evb status",
+            Client::Status {
+                json: false,
+                target: target(DEFAULT_CONTROL),
+            },
+        ),
+        (
+            "evb status --json --control /c",
+            Client::Status {
+                json: true,
+                target: target("/c"),
+            },
+        ),
+        (
+            "evb reload --control c",
+            Client::Reload {
+                target: target("c"),
+            },
+        ),
         (
             "evb fdb show --relay blue --port vm1 --vid 10 --mac 52:54:00:00:00:01 --json",
             Client::Fdb(Fdb::Show {
@@ -79,14 +112,21 @@ fn clients_name_what_they_want() {
         (
             "evb fdb flush --port vm1",
             Client::Fdb(Fdb::Flush {
-                filter: Filter { port: Some("vm1".into()), ..Filter::default() },
+                filter: Filter {
+                    port: Some("vm1".into()),
+                    ..Filter::default()
+                },
                 target: target(DEFAULT_CONTROL),
             }),
         ),
     ] {
         assert_eq!(client(line), expected, "{line}");
     }
-    for line in ["evb --log debug status", "evb status --log debug", "evb status --log DEBUG"] {
+    for line in [
+        "evb --log debug status",
+        "evb status --log debug",
+        "evb status --log DEBUG",
+    ] {
         assert_eq!(parse(line).unwrap().log, Some(LevelFilter::Debug), "{line}");
     }
 }
@@ -114,10 +154,14 @@ fn wrong_command_lines_are_usage_errors() {
         assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}");
     }
     let error = parse("evb status --log loud").unwrap_err().to_string();
-    assert!(error.contains("off, error, warn, info, debug or trace"), "{error}");
-    for (line, kind) in
-        [("evb --version", ErrorKind::DisplayVersion), ("evb run --help", ErrorKind::DisplayHelp)]
-    {
+    assert!(
+        error.contains("off, error, warn, info, debug or trace"),
+        "{error}"
+    );
+    for (line, kind) in [
+        ("evb --version", ErrorKind::DisplayVersion),
+        ("evb run --help", ErrorKind::DisplayHelp),
+    ] {
         let error = parse(line).unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), (kind, 0), "{line}");
     }
@@ -149,7 +193,9 @@ fn port(name: &str) -> PortStatus {
 #[test]
 fn the_status_is_aligned() {
     let mut failed = port("a-long-name");
-    failed.state = PortState::Failed { reason: "ring 0:\x1b[2J bad".into() };
+    failed.state = PortState::Failed {
+        reason: "ring 0:\x1b[2J bad".into(),
+    };
     failed.refused_mac = Some(Mac::from_u64(2));
     failed.counters = Counters {
         tx_frames: 1234,
@@ -163,7 +209,11 @@ fn the_status_is_aligned() {
         version: "0.1.0".into(),
         pid: 7,
         uptime_s: 61,
-        workers: vec![WorkerStatus { id: 0, cpu: None, queues: 2 }],
+        workers: vec![WorkerStatus {
+            id: 0,
+            cpu: None,
+            queues: 2,
+        }],
         relays: vec![RelayStatus {
             name: "blue".into(),
             ports: vec!["vm1".into()],
@@ -196,15 +246,22 @@ fn entry(vid: Option<u16>, mac: u64, port: &str) -> FdbEntry {
         vid,
         mac: Mac::from_u64(mac),
         port: port.into(),
-        kind: if vid.is_some() { FdbKind::Learned } else { FdbKind::Registered },
+        kind: if vid.is_some() {
+            FdbKind::Learned
+        } else {
+            FdbKind::Registered
+        },
         age_s: vid.map(u64::from),
     }
 }
 
 #[test]
 fn the_fdb_is_sorted_and_aligned_over_blocks() {
-    let few =
-        vec![entry(Some(200), 2, "vm1"), entry(Some(20), 3, "a-long-name"), entry(None, 1, "vm1")];
+    let few = vec![
+        entry(Some(200), 2, "vm1"),
+        entry(Some(20), 3, "a-long-name"),
+        entry(None, 1, "vm1"),
+    ];
     let expected = "\
 RELAY  VLAN  MAC                PORT         KIND           AGE
 blue      -  00:00:00:00:00:01  vm1          registered       -
@@ -212,12 +269,20 @@ blue     20  00:00:00:00:00:03  a-long-name  learned         20
 blue    200  00:00:00:00:00:02  vm1          learned        200
 ";
     assert_eq!(text(|out| show::fdb(out, few)), expected);
-    assert_eq!(text(|out| show::fdb(out, vec![])), "RELAY  VLAN  MAC  PORT  KIND  AGE\n");
+    assert_eq!(
+        text(|out| show::fdb(out, vec![])),
+        "RELAY  VLAN  MAC  PORT  KIND  AGE\n"
+    );
     let many = (0..5000).map(|mac| entry(Some(1), mac, if mac == 4999 { "longer" } else { "p" }));
     let shown = text(|out| show::fdb(out, many.collect()));
     assert_eq!(shown.lines().count(), 5001);
     let kind = shown.lines().next().unwrap().find("KIND").unwrap();
-    assert!(shown.lines().skip(1).all(|line| line[kind..].starts_with("learned")));
+    assert!(
+        shown
+            .lines()
+            .skip(1)
+            .all(|line| line[kind..].starts_with("learned"))
+    );
 }
 
 #[test]
@@ -225,9 +290,15 @@ fn changes_are_told() {
     let reloaded = |changes: &[&str]| Reloaded {
         changes: changes.iter().map(|&change| change.to_owned()).collect(),
     };
-    assert_eq!(text(|out| show::reloaded(out, &reloaded(&[]))), "nothing has changed\n");
+    assert_eq!(
+        text(|out| show::reloaded(out, &reloaded(&[]))),
+        "nothing has changed\n"
+    );
     let two = reloaded(&["port vm1 added", "port vm2 removed"]);
-    assert_eq!(text(|out| show::reloaded(out, &two)), "port vm1 added\nport vm2 removed\n");
+    assert_eq!(
+        text(|out| show::reloaded(out, &two)),
+        "port vm1 added\nport vm2 removed\n"
+    );
     for (count, expected) in [(0, "0 entries"), (1, "1 entry"), (2, "2 entries")] {
         let shown = text(|out| show::flushed(out, Flushed { count }));
         assert_eq!(shown, format!("{expected} flushed\n"));
@@ -236,8 +307,11 @@ fn changes_are_told() {
 
 #[test]
 fn names_survive_the_query() {
-    let filter =
-        FdbFilter { relay: Some("a&b=c d%ü".into()), vid: Vid::new(7), ..FdbFilter::default() };
+    let filter = FdbFilter {
+        relay: Some("a&b=c d%ü".into()),
+        vid: Vid::new(7),
+        ..FdbFilter::default()
+    };
     let path = client::path("/v1/fdb", &filter);
     assert_eq!(path, "/v1/fdb?relay=a%26b%3Dc%20d%25%C3%BC&vid=7");
     assert_eq!(client::path("/v1/fdb", &FdbFilter::default()), "/v1/fdb");
@@ -245,8 +319,12 @@ fn names_survive_the_query() {
 
 #[test]
 fn errors_have_a_remedy_and_an_exit_code() {
-    let target = Target { control: "/nonexistent/control.sock".into() };
-    let error = Client::Reload { target }.execute(&mut Vec::new()).unwrap_err();
+    let target = Target {
+        control: "/nonexistent/control.sock".into(),
+    };
+    let error = Client::Reload { target }
+        .execute(&mut Vec::new())
+        .unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert_eq!(
         error.to_string(),
@@ -255,7 +333,10 @@ fn errors_have_a_remedy_and_an_exit_code() {
     );
     let refused = |status, remedy: Option<&str>| ClientError::Refused {
         status,
-        error: ApiError { error: "wrong".into(), remedy: remedy.map(str::to_owned) },
+        error: ApiError {
+            error: "wrong".into(),
+            remedy: remedy.map(str::to_owned),
+        },
     };
     assert_eq!(refused(409, Some("do this")).to_string(), "wrong; do this");
     assert_eq!(refused(409, None).to_string(), "wrong");

@@ -48,7 +48,10 @@ pub struct RelayTable {
 
 /// One item of a relay's `static` list.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table such as { mac = \"…\", port = \"…\" }")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { mac = \"…\", port = \"…\" }"
+)]
 pub struct StaticTable {
     pub mac: Word<String>,
     pub vid: Word<i64>,
@@ -106,7 +109,10 @@ pub struct PatchTable {
 
 /// One end of a patch.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table such as { relay = \"blue\" }")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { relay = \"blue\" }"
+)]
 pub struct EndTable {
     pub relay: Word<String>,
     pub uplink: Word<bool>,
@@ -154,7 +160,10 @@ pub struct UplinkTable {
 
 /// `macvtap = { … }`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table such as { parent = \"eth1\" }")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { parent = \"eth1\" }"
+)]
 pub struct MacvtapTable {
     pub parent: Word<String>,
     pub mode: Word<String>,
@@ -171,7 +180,10 @@ pub struct DeviceTable {
 
 /// `sriov = { … }`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table such as { pf = \"eth1\", vf = 3 }")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { pf = \"eth1\", vf = 3 }"
+)]
 pub struct SriovTable {
     pub pf: Word<String>,
     pub vf: Word<i64>,
@@ -259,11 +271,17 @@ impl<'de> Deserialize<'de> for JoinItem {
                 f.write_str("a group address or { mac = \"…\", vid = N }")
             }
             fn visit_str<E: de::Error>(self, mac: &str) -> Result<JoinItem, E> {
-                Ok(JoinItem { mac: mac.to_owned(), vid: None })
+                Ok(JoinItem {
+                    mac: mac.to_owned(),
+                    vid: None,
+                })
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<JoinItem, A::Error> {
                 let join = Join::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(JoinItem { mac: join.mac, vid: join.vid })
+                Ok(JoinItem {
+                    mac: join.mac,
+                    vid: join.vid,
+                })
             }
         }
         deserializer.deserialize_any(Item)

@@ -4,7 +4,7 @@
 //! equal. Settings of relays and bridge ports are the relay's own types.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::frame::ethernet::Vid;
@@ -24,6 +24,30 @@ pub struct Config {
     pub uplinks: BTreeMap<String, Uplink>,
     /// Cables between relays by name.
     pub patches: BTreeMap<String, Patch>,
+}
+
+impl Config {
+    /// Every unix socket that is listened on or connected to.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        let ports = self.ports.values().filter_map(|port| match &port.backend {
+            Backend::Listen(path) | Backend::Connect(path) => Some(path),
+            Backend::Tap(_) => None,
+        });
+        let links = self
+            .uplinks
+            .values()
+            .flat_map(|uplink| uplink.attachment.links());
+        let links = links.filter_map(|link| match &link.kind {
+            LinkKind::Listen(path) | LinkKind::Connect(path) => Some(path),
+            _ => None,
+        });
+        self.daemon
+            .control
+            .iter()
+            .chain(ports)
+            .chain(links)
+            .map(PathBuf::as_path)
+    }
 }
 
 /// `[daemon]`: the process itself.
@@ -147,7 +171,9 @@ impl Attachment {
             Attachment::Single(link) => (Some(link), &[][..]),
             Attachment::Bond(members) => (None, members.as_slice()),
         };
-        single.into_iter().chain(members.iter().map(|member| &member.link))
+        single
+            .into_iter()
+            .chain(members.iter().map(|member| &member.link))
     }
 }
 

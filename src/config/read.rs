@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -42,6 +41,12 @@ impl Broken {
     /// Whether some table of this kind is unreadable.
     pub fn any(&self, kind: &'static str) -> bool {
         self.kinds.contains(kind)
+    }
+
+    /// Names of the unreadable tables of this kind, where they have one.
+    pub fn names(&self, kind: &'static str) -> Vec<String> {
+        let mine = self.names.iter().filter(|(other, _)| *other == kind);
+        mine.map(|(_, name)| name.clone()).collect()
     }
 
     /// Notes that a table had to be left out.
@@ -89,12 +94,28 @@ fn daemon(value: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> Option<Daemon
         );
         return None;
     }
-    match DaemonTable::deserialize(ValueDeserializer::from(value)) {
-        Ok(table) => Some(table),
-        Err(error) => {
-            faults.push(misfit(&at, &error));
-            None
-        }
+    fit(value, faults)
+}
+
+/// The table, or all that does not fit in it: after each misfit the reading is tried again without
+/// the key.
+fn fit<T: DeserializeOwned>(mut value: Spanned<DeValue<'_>>, faults: &mut Vec<Fault>) -> Option<T> {
+    let before = faults.len();
+    loop {
+        let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
+            Ok(table) => return (faults.len() == before).then_some(table),
+            Err(error) => error,
+        };
+        faults.push(misfit(&value.span(), &error));
+        let (DeValue::Table(table), Some(at)) = (value.get_mut(), error.span()) else {
+            return None;
+        };
+        let holds = |span: Span| span.start <= at.start && at.end <= span.end;
+        let key = table
+            .iter()
+            .find(|(key, item)| holds(key.span()) || holds(item.span()));
+        let key = key.map(|(key, _)| key.clone())?;
+        table.remove(&key);
     }
 }
 
@@ -116,14 +137,14 @@ fn list<T: DeserializeOwned>(
     let mut tables = Vec::new();
     for item in items {
         let at = item.span();
-        let name = item.get_ref().get("name").and_then(|name| name.get_ref().as_str());
+        let name = item
+            .get_ref()
+            .get("name")
+            .and_then(|name| name.get_ref().as_str());
         let name = name.map(str::to_owned);
-        match Spanned::<T>::deserialize(ValueDeserializer::from(item)) {
-            Ok(table) => tables.push(table),
-            Err(error) => {
-                faults.push(misfit(&at, &error));
-                broken.add(kind, name.as_deref());
-            }
+        match fit(item, faults) {
+            Some(table) => tables.push(Spanned::new(at, table)),
+            None => broken.add(kind, name.as_deref()),
         }
     }
     tables
@@ -132,7 +153,12 @@ fn list<T: DeserializeOwned>(
 /// A fault for text that is not TOML.
 fn syntax(text: &str, error: &toml::de::Error) -> Fault {
     let at = error.span().unwrap_or(text.len()..text.len());
-    Fault::at(at, format!("not valid TOML: {}", error.message()))
+    let (wrong, right) = halves(error.message());
+    let fault = Fault::at(at, format!("not valid TOML: {wrong}"));
+    match right {
+        Some(right) => fault.help(format!("expected {right}")),
+        None => fault,
+    }
 }
 
 /// A fault for a table that has a word it should not have, or a word of another type.
@@ -148,11 +174,25 @@ fn misfit(table: &Span, error: &toml::de::Error) -> Fault {
             None => fault,
         };
     }
-    let plain = message
+    let (wrong, right) = halves(message);
+    let wrong = wrong
         .replace("invalid type: ", "wrong type: ")
         .replace("invalid value: ", "wrong value: ")
-        .replace("expected i64", "expected a whole number")
-        .replace("expected a sequence", "expected a list")
-        .replace("expected a map", "expected a table");
-    Fault::at(at, plain)
+        .replace(" as i128", "");
+    let fault = Fault::at(at, wrong);
+    match right {
+        Some("i64") => fault.help("expected a whole number"),
+        Some("a sequence") => fault.help("expected a list: `[…]`"),
+        Some("a map") => fault.help("expected a table: `{ … }`"),
+        Some(right) => fault.help(format!("expected {right}")),
+        None => fault,
+    }
+}
+
+/// What a message says is wrong, and what it says would be right.
+fn halves(message: &str) -> (&str, Option<&str>) {
+    match message.rsplit_once(", expected ") {
+        Some((wrong, right)) => (wrong, Some(right)),
+        None => (message, None),
+    }
 }

@@ -25,12 +25,20 @@ pub struct Fault {
 impl Fault {
     /// A fault at a place in the text.
     pub fn at(span: Span, title: impl Into<String>) -> Fault {
-        Fault { primary: Some((span, String::new())), ..Fault::new(title) }
+        Fault {
+            primary: Some((span, String::new())),
+            ..Fault::new(title)
+        }
     }
 
     /// A fault that has no place in a text, such as a file that cannot be read.
     pub fn new(title: impl Into<String>) -> Fault {
-        Fault { title: title.into(), primary: None, related: Vec::new(), help: None }
+        Fault {
+            title: title.into(),
+            primary: None,
+            related: Vec::new(),
+            help: None,
+        }
     }
 
     /// Says more, right at the underlined words.
@@ -82,11 +90,24 @@ impl ConfigErrors {
         faults.sort_by_key(|f| f.span().map_or(usize::MAX, |s| s.start));
         let mut seen = HashSet::new();
         faults.retain(|f| {
-            let place = f.span().map(|s| (s, f.related.iter().map(|(s, _)| s.clone()).collect::<Vec<_>>()));
-            let words = if f.related.is_empty() { f.title.clone() } else { String::new() };
+            let place = f.span().map(|s| {
+                (
+                    s,
+                    f.related.iter().map(|(s, _)| s.clone()).collect::<Vec<_>>(),
+                )
+            });
+            let words = if f.related.is_empty() {
+                f.title.clone()
+            } else {
+                String::new()
+            };
             seen.insert((place, words))
         });
-        ConfigErrors { origin: origin.to_owned(), text: text.to_owned(), faults }
+        ConfigErrors {
+            origin: origin.to_owned(),
+            text: text.to_owned(),
+            faults,
+        }
     }
 
     /// The faults, in the order of the text.
@@ -96,7 +117,11 @@ impl ConfigErrors {
 
     /// The faults as text for a person: file, line, the words underlined, and a help line.
     pub fn render(&self, coloured: bool) -> String {
-        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if coloured {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut out = String::new();
         for fault in &self.faults {
@@ -113,10 +138,17 @@ impl ConfigErrors {
         if let Some((span, label)) = &fault.primary {
             let mut snippet = Snippet::source(self.text.as_str())
                 .path(self.origin.as_str())
-                .annotation(AnnotationKind::Primary.span(self.within(span)).label(some(label)));
+                .annotation(
+                    AnnotationKind::Primary
+                        .span(self.within(span))
+                        .label(some(label)),
+                );
             for (span, label) in &fault.related {
-                snippet = snippet
-                    .annotation(AnnotationKind::Context.span(self.within(span)).label(some(label)));
+                snippet = snippet.annotation(
+                    AnnotationKind::Context
+                        .span(self.within(span))
+                        .label(some(label)),
+                );
             }
             group = group.element(snippet);
         }
@@ -130,7 +162,10 @@ impl ConfigErrors {
     fn within(&self, span: &Span) -> Span {
         let floor = |at: usize| {
             let at = at.min(self.text.len());
-            (0..=at).rev().find(|&i| self.text.is_char_boundary(i)).unwrap_or(0)
+            (0..=at)
+                .rev()
+                .find(|&i| self.text.is_char_boundary(i))
+                .unwrap_or(0)
         };
         let start = floor(span.start);
         start..floor(span.end).max(start)
@@ -166,7 +201,11 @@ pub fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         [] => None,
         [only] => Some(format!("there is only `{only}`")),
         many if many.len() <= 12 => Some(format!("there are `{}`", many.join("`, `"))),
-        many => Some(format!("there are `{}` and {} more", many[..8].join("`, `"), many.len() - 8)),
+        many => Some(format!(
+            "there are `{}` and {} more",
+            many[..8].join("`, `"),
+            many.len() - 8
+        )),
     }
 }
 

@@ -75,10 +75,15 @@ impl Privileged {
             .spawn()
             .map_err(Error::Start)?;
         drop(command);
-        let helper = Privileged { channel: Some(Mutex::new(ours)), child };
+        let helper = Privileged {
+            channel: Some(Mutex::new(ours)),
+            child,
+        };
         for directory in directories {
             let path = directory.as_ref();
-            let request = Request::Allow { directory: path.to_owned() };
+            let request = Request::Allow {
+                directory: path.to_owned(),
+            };
             helper.done(&request, Action::Allow, path)?;
         }
         // Its answer also says that the helper has come up and ignores signals by now.
@@ -93,7 +98,9 @@ impl Privileged {
     ///
     /// [`Error::Refused`] says why not and what helps; [`Error::Gone`].
     pub fn bind(&self, path: &Path) -> Result<UnixListener, Error> {
-        let request = Request::Bind { path: path.to_owned() };
+        let request = Request::Bind {
+            path: path.to_owned(),
+        };
         self.socket(&request, Action::Bind, path)
     }
 
@@ -103,7 +110,9 @@ impl Privileged {
     ///
     /// [`Error::Refused`] says why not and what helps; [`Error::Gone`].
     pub fn connect(&self, path: &Path) -> Result<UnixStream, Error> {
-        let request = Request::Connect { path: path.to_owned() };
+        let request = Request::Connect {
+            path: path.to_owned(),
+        };
         self.socket(&request, Action::Connect, path)
     }
 
@@ -115,7 +124,9 @@ impl Privileged {
     /// [`Error::Refused`] for a path that was not bound, and for what the system refuses;
     /// [`Error::Gone`].
     pub fn unlink(&self, path: &Path) -> Result<(), Error> {
-        let request = Request::Unlink { path: path.to_owned() };
+        let request = Request::Unlink {
+            path: path.to_owned(),
+        };
         self.done(&request, Action::Unlink, path)
     }
 

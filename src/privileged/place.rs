@@ -65,7 +65,11 @@ impl Place {
         if !allowed.contains(&real) {
             return Err(Refusal::NotAllowed { directory: real });
         }
-        Ok(Place { directory, real: real.join(name), name: name.to_owned() })
+        Ok(Place {
+            directory,
+            real: real.join(name),
+            name: name.to_owned(),
+        })
     }
 
     /// The path, links resolved: one socket has one.
@@ -95,7 +99,9 @@ impl Place {
         let Some(file) = self.look()? else {
             return Ok(None);
         };
-        let metadata = file.metadata().map_err(|error| Refusal::os("look at it", &error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Refusal::os("look at it", &error))?;
         if metadata.file_type().is_socket() {
             Ok(Some((file, Identity::of(&metadata))))
         } else {
@@ -133,7 +139,10 @@ impl Place {
         // away under the path, and what we have made elsewhere is not handed out.
         match self.socket()? {
             Some((_, identity)) => Ok((listener, identity)),
-            None => Err(Refusal::os("bind", &io::Error::from_raw_os_error(libc::ENOENT))),
+            None => Err(Refusal::os(
+                "bind",
+                &io::Error::from_raw_os_error(libc::ENOENT),
+            )),
         }
     }
 

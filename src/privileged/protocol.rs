@@ -152,13 +152,20 @@ pub enum Error {
 
 impl Error {
     pub(super) fn refused(action: Action, path: &Path, refusal: Refusal) -> Error {
-        Error::Refused { action, path: path.to_owned(), refusal }
+        Error::Refused {
+            action,
+            path: path.to_owned(),
+            refusal,
+        }
     }
 
     /// The number of the operating system's error, where it was one that refused.
     pub fn os_error(&self) -> Option<i32> {
         match self {
-            Error::Refused { refusal: Refusal::Os { errno, .. }, .. } => Some(*errno),
+            Error::Refused {
+                refusal: Refusal::Os { errno, .. },
+                ..
+            } => Some(*errno),
             Error::Refused { .. } => None,
             Error::Start(error) | Error::Gone(error) => error.raw_os_error(),
         }

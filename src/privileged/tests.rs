@@ -23,7 +23,11 @@ const DAEMON: &str = "EVB_TEST_DAEMON";
 fn again(test: &str, role: &str, value: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", &format!("privileged::tests::{test}"), "--nocapture"])
+        .args([
+            "--exact",
+            &format!("privileged::tests::{test}"),
+            "--nocapture",
+        ])
         .env(role, value);
     command
 }
@@ -100,7 +104,10 @@ fn a_socket_is_bound_reached_and_removed() {
     talk(privileged.connect(&path).unwrap(), &listener);
     talk(UnixStream::connect(&path).unwrap(), &listener);
     let address = listener.local_addr().unwrap();
-    assert_eq!(address.as_pathname(), Some(fs::canonicalize(&path).unwrap().as_path()));
+    assert_eq!(
+        address.as_pathname(),
+        Some(fs::canonicalize(&path).unwrap().as_path())
+    );
     privileged.unlink(&path).unwrap();
     assert!(!path.exists());
     assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
@@ -159,11 +166,15 @@ fn no_other_file_is_touched() {
     ];
     for (found, make) in cases {
         make();
-        let expected = Refusal::NotASocket { found: found.into() };
+        let expected = Refusal::NotASocket {
+            found: found.into(),
+        };
         assert_eq!(refusal(privileged.bind(&path)), expected);
         assert_eq!(refusal(privileged.connect(&path)), expected);
         assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
-        fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+        fs::remove_file(&path)
+            .or_else(|_| fs::remove_dir(&path))
+            .unwrap();
     }
     // Nor is one that took the place of ours.
     drop(privileged.bind(&path).unwrap());
@@ -191,14 +202,28 @@ fn other_directories_are_refused() {
         link.join("x.sock"),
         directory.path().join("..").join(through).join("x.sock"),
     ] {
-        let expected = Refusal::NotAllowed { directory: real.clone() };
-        assert_eq!(refusal(privileged.bind(&path)), expected, "{}", path.display());
+        let expected = Refusal::NotAllowed {
+            directory: real.clone(),
+        };
+        assert_eq!(
+            refusal(privileged.bind(&path)),
+            expected,
+            "{}",
+            path.display()
+        );
         assert_eq!(refusal(privileged.connect(&path)), expected);
         assert_eq!(refusal(privileged.unlink(&path)), expected);
     }
-    assert!(matches!(refusal(privileged.bind(&nested.join("x.sock"))), Refusal::NotAllowed { .. }));
+    assert!(matches!(
+        refusal(privileged.bind(&nested.join("x.sock"))),
+        Refusal::NotAllowed { .. }
+    ));
     for path in ["x.sock", "", "/", "../x.sock"] {
-        assert_eq!(refusal(privileged.bind(Path::new(path))), Refusal::NotAbsolute, "{path:?}");
+        assert_eq!(
+            refusal(privileged.bind(Path::new(path))),
+            Refusal::NotAbsolute,
+            "{path:?}"
+        );
     }
     let missing = directory.path().join("missing/x.sock");
     assert_eq!(errno(&refusal(privileged.bind(&missing))), libc::ENOENT);
@@ -224,7 +249,10 @@ fn a_directory_may_appear_later_and_come_again() {
     }
     // As a link to elsewhere it is not the directory that was named.
     symlink("/tmp", &directory).unwrap();
-    assert!(matches!(refusal(privileged.bind(&path)), Refusal::NotAllowed { .. }));
+    assert!(matches!(
+        refusal(privileged.bind(&path)),
+        Refusal::NotAllowed { .. }
+    ));
     assert_eq!(refusal(spawn(&[Path::new("ports")])), Refusal::NotAbsolute);
 }
 
@@ -260,7 +288,11 @@ fn errors_name_the_path_and_the_remedy() {
     drop(privileged.bind(&path).unwrap());
     let error = privileged.connect(&path).unwrap_err();
     assert_eq!(error.os_error(), Some(libc::ECONNREFUSED));
-    assert!(error.to_string().ends_with("start the process that should listen there"));
+    assert!(
+        error
+            .to_string()
+            .ends_with("start the process that should listen there")
+    );
 }
 
 #[test]
@@ -278,10 +310,14 @@ fn nothing_is_left_behind_at_the_end() {
 #[test]
 fn a_killed_daemon_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
-    let mut daemon =
-        again("be_killed_if_told", DAEMON, directory.path()).stdout(Stdio::null()).spawn().unwrap();
+    let mut daemon = again("be_killed_if_told", DAEMON, directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let pid = directory.path().join("pid");
-    eventually("the daemon comes up", || fs::read_to_string(&pid).is_ok_and(|pid| !pid.is_empty()));
+    eventually("the daemon comes up", || {
+        fs::read_to_string(&pid).is_ok_and(|pid| !pid.is_empty())
+    });
     let path = directory.path().join("vm1.sock");
     assert!(path.exists());
     daemon.kill().unwrap();
@@ -313,7 +349,13 @@ fn signals_that_stop_the_daemon_do_not_stop_the_helper() {
     let (_directory, path, privileged) = setup();
     for signal in ["-INT", "-TERM", "-HUP", "-QUIT"] {
         let pid = privileged.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     privileged.bind(&path).unwrap();
 }

@@ -18,23 +18,35 @@
 //! Does not know: clocks (`now` is an argument, in seconds of any monotonic clock), descriptors,
 //! guest memory, offloads, names of ports, and why a port is up or down.
 
+mod address;
+mod check;
 mod config;
 mod fdb;
 mod forward;
+mod lifecycle;
+#[cfg(test)]
+mod model;
+mod passthrough;
 mod port;
+mod reserved;
 mod tables;
 mod vid_set;
 mod vlan;
 
+#[cfg(test)]
+mod tests;
+
+pub use check::RelayError;
 pub use config::{
     DEFAULT_AGEING, DEFAULT_LEARN, DEFAULT_MAX_ENTRIES, DEFAULT_TRUSTED_LIMIT, MacPolicy, Mode,
     Multicast, PortConfig, RelayConfig, Role, StaticGroup, VlanConfig, default_flood_unknown,
     default_mac_policy, default_uplink_reflective,
 };
-pub use fdb::Fdb;
+pub use fdb::{Entry, EntryKind, Fdb};
 pub use forward::{Frame, Verdict, View};
+pub use lifecycle::{Announcement, StaticError};
 pub use port::{MAX_PORTS, PortSet, PortState, Report, Slot};
-pub use tables::{Port, Relay, RelayError};
+pub use tables::{Port, Relay};
 pub use vid_set::VidSet;
 pub use vlan::Class;
 

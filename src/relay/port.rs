@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use super::vid_set::VidSet;
+use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
 
 /// How many ports a relay can have.
@@ -140,8 +142,20 @@ pub struct PortState {
     pub(super) pin: MacCell,
     /// Whether this standby port carries its pair's traffic.
     carrying: AtomicBool,
+    /// The VIDs that a registered address of the port was seen in, by 64.
+    seen: SeenVids,
     /// Reports for the control side.
     pub(super) reports: Reports,
+}
+
+/// A bitmap of VIDs.
+#[derive(Debug)]
+struct SeenVids([AtomicU64; 64]);
+
+impl Default for SeenVids {
+    fn default() -> SeenVids {
+        SeenVids([const { AtomicU64::new(0) }; 64])
+    }
 }
 
 impl PortState {
@@ -162,6 +176,30 @@ impl PortState {
     /// Whether a standby port carries its pair's traffic.
     pub fn carrying(&self) -> bool {
         self.carrying.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a registered address was seen in a VLAN.
+    pub(super) fn note_vid(&self, vid: u16) {
+        let word = &self.seen.0[usize::from(vid >> 6) % 64];
+        let bit = 1 << (vid & 63);
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// The VLANs that registered addresses were seen in.
+    pub(super) fn seen_vids(&self) -> VidSet {
+        let bit = |vid: &u16| {
+            self.seen.0[usize::from(vid >> 6)].load(Ordering::Relaxed) >> (vid & 63) & 1 != 0
+        };
+        (0..4096).filter(bit).filter_map(Vid::new).collect()
+    }
+
+    /// Forgets them.
+    pub(super) fn forget_vids(&self) {
+        for word in &self.seen.0 {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What has happened since the last call, for events. Not for the frame path.

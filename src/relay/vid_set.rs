@@ -49,9 +49,14 @@ impl VidSet {
 
     /// The members in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Vid> {
-        (1..=Vid::MAX)
-            .filter_map(Vid::new)
-            .filter(|vid| self.contains(*vid))
+        (0..).zip(*self.0).flat_map(|(index, word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros() as u16)?;
+                rest &= rest - 1;
+                Vid::new(index * 64 + bit)
+            })
+        })
     }
 }
 

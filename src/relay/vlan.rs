@@ -1,8 +1,8 @@
 //! VLAN classification at ingress and tags at egress (§3).
 //!
-//! A relay without any VLAN key is *flat*: tags are payload and VID 0 stands for its one broadcast
-//! domain. A VID is an S-VID where some port of the relay is `qinq` with it: its tags are 0x88A8
-//! there, those of all other VIDs 0x8100, and a tag of the other kind is foreign.
+//! A relay without any VLAN key is *flat*: tags are payload, VID 4095 included, and VID 0 stands
+//! for its one broadcast domain. In the others, a VID is an S-VID where some port is `qinq` with
+//! it: its tags are 0x88A8, those of all other VIDs 0x8100, and a tag of the other kind is foreign.
 
 use super::config::VlanConfig;
 use super::vid_set::VidSet;
@@ -23,13 +23,27 @@ pub struct Class {
     pub consumed: bool,
 }
 
-/// The VLAN rules of one port, prepared for look-up.
+/// The VIDs of a relay that is not flat.
+#[derive(Debug)]
+pub(super) struct RelayVids {
+    /// Those that any port names.
+    pub(super) in_use: VidSet,
+    /// Those that are S-VIDs.
+    pub(super) service: VidSet,
+}
+
+/// The VLAN rules of one port in a relay that is not flat, prepared for look-up.
 #[derive(Debug)]
 pub(super) enum PortVlan {
-    Flat,
+    /// Untagged in this VLAN.
     Access(Vid),
+    /// Tagged in these, untagged in the native one, which is among them.
     Trunk { vids: VidSet, native: Option<Vid> },
+    /// Tagged in every VID that another port names.
+    AllInUse,
+    /// Tagged with other VIDs than the relay's.
     Translate(Box<Translation>),
+    /// Everything is payload of this S-VID.
     Qinq(Vid),
 }
 
@@ -41,16 +55,10 @@ pub(super) struct Translation {
 }
 
 impl PortVlan {
-    /// Prepares the rules. `in_use` are the VIDs of an uplink without keys in a relay with some.
-    pub(super) fn new(config: &VlanConfig, in_use: Option<&VidSet>) -> PortVlan {
+    /// Prepares the rules.
+    pub(super) fn new(config: &VlanConfig) -> PortVlan {
         match config {
-            VlanConfig::Flat => match in_use {
-                None => PortVlan::Flat,
-                Some(vids) => PortVlan::Trunk {
-                    vids: vids.clone(),
-                    native: None,
-                },
-            },
+            VlanConfig::Flat => PortVlan::AllInUse,
             VlanConfig::Access(vid) => PortVlan::Access(*vid),
             VlanConfig::Trunk { vids, native } => {
                 let mut vids = vids.clone();
@@ -75,46 +83,80 @@ impl PortVlan {
         }
     }
 
+    /// The VLAN of untagged frames.
+    pub(super) fn pvid(&self) -> Option<Vid> {
+        match self {
+            PortVlan::Access(vid) | PortVlan::Qinq(vid) => Some(*vid),
+            PortVlan::Trunk { native, .. } => *native,
+            PortVlan::AllInUse | PortVlan::Translate(_) => None,
+        }
+    }
+
+    /// The VLANs the port is a member of.
+    pub(super) fn members(&self, in_use: &VidSet) -> VidSet {
+        match self {
+            PortVlan::Access(vid) | PortVlan::Qinq(vid) => std::iter::once(*vid).collect(),
+            PortVlan::Trunk { vids, .. } => vids.clone(),
+            PortVlan::AllInUse => in_use.clone(),
+            PortVlan::Translate(translation) => {
+                let internal = translation.inward.iter();
+                internal.filter_map(|vid| Vid::new(*vid)).collect()
+            }
+        }
+    }
+
     /// Classifies a frame that arrives on the port.
     pub(super) fn classify(
         &self,
         header: &Header,
         default_pcp: u8,
-        service: &VidSet,
+        vids: &RelayVids,
     ) -> Result<Class, DropReason> {
-        let pvid = match self {
-            PortVlan::Flat => return Ok(Class::default()),
-            // Any frame becomes payload, VID 4095 included.
-            PortVlan::Qinq(vid) => return Ok(payload(*vid, default_pcp)),
-            PortVlan::Access(vid) => Some(*vid),
-            PortVlan::Trunk { native, .. } => *native,
-            PortVlan::Translate(_) => None,
+        let untagged = || match self.pvid() {
+            Some(vid) => Ok(Class {
+                vid: vid.get(),
+                pcp: default_pcp & 7,
+                dei: false,
+                consumed: false,
+            }),
+            None => Err(DropReason::NoNative),
         };
+        if matches!(self, PortVlan::Qinq(_)) {
+            // Any frame becomes payload, VID 4095 included.
+            return untagged();
+        }
         let Some(tag) = header.tag else {
             return match header.ethertype {
                 TYPE_ETAG => Err(DropReason::Etag),
                 cut_off if is_tpid(cut_off) => Err(DropReason::Runt),
-                _ => pvid
-                    .map(|vid| payload(vid, default_pcp))
-                    .ok_or(DropReason::NoNative),
+                _ => untagged(),
             };
         };
-        if tag.tpid != TPID_C && !(tag.tpid == TPID_S && service.contains_raw(tag.vid_raw())) {
-            return match (self, pvid) {
-                (PortVlan::Trunk { .. }, Some(vid)) => Ok(payload(vid, default_pcp)),
+        let vid = tag.vid_raw();
+        let foreign = match tag.tpid {
+            TPID_C => false,
+            TPID_S => !vids.service.contains_raw(match self {
+                PortVlan::Translate(translation) => translation.inward[usize::from(vid)],
+                _ => vid,
+            }),
+            _ => true,
+        };
+        if foreign {
+            return match self {
+                PortVlan::Trunk { native, .. } if native.is_some() => untagged(),
                 _ => Err(DropReason::ForeignTpid),
             };
         }
-        let vid = match (self, tag.vid_raw()) {
-            (_, 4095) => return Err(DropReason::ReservedVid),
-            (_, 0) => pvid.ok_or(DropReason::NoNative)?.get(),
-            (PortVlan::Trunk { vids, .. }, vid) if vids.contains_raw(vid) => vid,
-            (PortVlan::Trunk { .. }, _) => return Err(DropReason::NotMember),
-            (PortVlan::Translate(translation), vid) => match translation.inward[usize::from(vid)] {
-                0 => return Err(DropReason::Untranslated),
-                internal => internal,
-            },
-            _ => return Err(DropReason::TagOnAccess),
+        let vid = match vid {
+            4095 => return Err(DropReason::ReservedVid),
+            0 => self.pvid().ok_or(DropReason::NoNative)?.get(),
+            vid => {
+                let internal = self.internal(vid, vids)?;
+                if vids.service.contains_raw(internal) != (tag.tpid == TPID_S) {
+                    return Err(DropReason::NotMember);
+                }
+                internal
+            }
         };
         Ok(Class {
             vid,
@@ -124,36 +166,44 @@ impl PortVlan {
         })
     }
 
+    /// The relay's VID for a VID on the wire.
+    fn internal(&self, vid: u16, vids: &RelayVids) -> Result<u16, DropReason> {
+        let member = match self {
+            PortVlan::Access(_) | PortVlan::Qinq(_) => return Err(DropReason::TagOnAccess),
+            PortVlan::Translate(translation) => {
+                return match translation.inward[usize::from(vid & 0xfff)] {
+                    0 => Err(DropReason::Untranslated),
+                    internal => Ok(internal),
+                };
+            }
+            PortVlan::Trunk { vids, .. } => vids.contains_raw(vid),
+            PortVlan::AllInUse => vids.in_use.contains_raw(vid),
+        };
+        member.then_some(vid).ok_or(DropReason::NotMember)
+    }
+
     /// Decides the tag of a copy that leaves by the port.
     pub(super) fn egress(
         &self,
-        class: &Class,
+        class: Class,
         header: &Header,
-        service: &VidSet,
+        vids: &RelayVids,
     ) -> Result<TagAction, DropReason> {
-        let tpid = if service.contains_raw(class.vid) {
-            TPID_S
-        } else {
-            TPID_C
-        };
-        let vid = match self {
-            PortVlan::Flat => return Ok(TagAction::default()),
-            PortVlan::Access(_) | PortVlan::Qinq(_) => None,
-            PortVlan::Trunk { native, .. } => match native {
-                Some(native) if native.get() == class.vid => None,
-                _ => Some(class.vid),
-            },
+        let external = match self {
             PortVlan::Translate(translation) => {
-                Some(translation.outward[usize::from(class.vid & 0xfff)])
+                let external = translation.outward[usize::from(class.vid & 0xfff)];
+                Some(Vid::new(external).ok_or(DropReason::NotMember)?)
             }
+            _ if self.pvid().is_some_and(|pvid| pvid.get() == class.vid) => None,
+            _ => Some(Vid::new(class.vid).ok_or(DropReason::NotMember)?),
         };
-        let Some(vid) = vid else {
+        let Some(vid) = external else {
             let inner = if class.consumed {
                 header.ethertype
             } else {
                 header.outer_type()
             };
-            if !matches!(self, PortVlan::Qinq(_)) && (inner == TPID_C || inner == TPID_S) {
+            if matches!(inner, TPID_C | TPID_S) && !matches!(self, PortVlan::Qinq(_)) {
                 return Err(DropReason::HoppingGuard);
             }
             return Ok(TagAction {
@@ -161,7 +211,11 @@ impl PortVlan {
                 push: None,
             });
         };
-        let vid = Vid::new(vid).ok_or(DropReason::NotMember)?;
+        let tpid = if vids.service.contains_raw(class.vid) {
+            TPID_S
+        } else {
+            TPID_C
+        };
         let tag = Tag::new(tpid, vid, class.pcp, class.dei);
         if class.consumed && header.tag == Some(tag) {
             return Ok(TagAction::default());
@@ -170,29 +224,5 @@ impl PortVlan {
             pop: class.consumed,
             push: Some(tag),
         })
-    }
-
-    /// The internal VIDs the port is a member of; none where it is flat.
-    pub(super) fn members(&self) -> VidSet {
-        match self {
-            PortVlan::Flat => VidSet::new(),
-            PortVlan::Access(vid) | PortVlan::Qinq(vid) => std::iter::once(*vid).collect(),
-            PortVlan::Trunk { vids, .. } => vids.clone(),
-            PortVlan::Translate(translation) => translation
-                .inward
-                .iter()
-                .filter_map(|vid| Vid::new(*vid))
-                .collect(),
-        }
-    }
-}
-
-/// An untagged frame, or one whose tags are payload.
-fn payload(vid: Vid, pcp: u8) -> Class {
-    Class {
-        vid: vid.get(),
-        pcp,
-        dei: false,
-        consumed: false,
     }
 }

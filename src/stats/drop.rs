@@ -37,6 +37,7 @@ drop_reasons! {
     BadChecksum "bad_checksum_offset" "The checksum to complete lies outside the frame.";
     BadGso "bad_gso" "The segmentation request is invalid: no size, unknown type, or header length beyond the frame.";
     GsoWithoutChecksum "gso_without_checksum" "A guest asked for segmentation without checksum offload.";
+    GsoMismatch "gso_mismatch" "The segmentation request does not match the packet, or its headers lie too deep to tell.";
     UfoRefused "ufo_refused" "UDP fragmentation offload is not offered.";
     Unrepairable "unrepairable" "The frame does not allow the checksum or segmentation its receiver needs.";
     // Reserved addresses (802.1Q 8.6.3), each protocol by itself.
@@ -71,7 +72,9 @@ drop_reasons! {
     Unknown "unknown" "The destination is unknown and no port takes unknown destinations.";
     NoUplink "no_uplink" "The frame must go by the uplink and there is none, or it is not in the VLAN, or down.";
     NoReceiver "no_receiver" "No other port may receive the frame.";
+    TooManyHops "too_many_hops" "The frame crossed more patch links than a network without loops has.";
     // Egress.
+    TooManyTags "too_many_tags" "Patch links have added more tags than evb carries.";
     Oversize "oversize" "The frame, or one of its segments, exceeds the MTU of the receiver.";
     HoppingGuard "hopping_guard" "Untagged on this port, the frame would show an inner tag.";
     RingFull "ring_full" "The receiver offered no buffers in time.";

@@ -18,8 +18,10 @@ use std::path::Path;
 /// the error of `socket` or `connect`.
 pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let bytes = path.as_os_str().as_bytes();
-    let mut address =
-        libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+    let mut address = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as libc::sa_family_t,
+        sun_path: [0; 108],
+    };
     // One byte stays zero, and a name that starts with zero would be one of the abstract space.
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= address.sun_path.len() {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -39,7 +41,11 @@ pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
     // SAFETY: the kernel reads `length` bytes of the address, which is longer.
     let rc = unsafe {
-        libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length as libc::socklen_t)
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            length as libc::socklen_t,
+        )
     };
     if rc != 0 {
         return Err(io::Error::last_os_error());

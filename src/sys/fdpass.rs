@@ -65,7 +65,9 @@ impl Channel {
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
         let (length, file) = retry(|| self.recv_with_fd(buffer))?;
         // It arrives without close-on-exec; the duplicate has it.
-        let descriptor = file.map(|file| OwnedFd::from(file).try_clone()).transpose()?;
+        let descriptor = file
+            .map(|file| OwnedFd::from(file).try_clone())
+            .transpose()?;
         Ok((length, descriptor))
     }
 }

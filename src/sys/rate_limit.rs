@@ -29,7 +29,14 @@ impl RateLimit {
     /// `burst` messages at once (at least one), then one per `interval`.
     pub const fn new(burst: u32, interval: Duration) -> RateLimit {
         let ahead = interval.saturating_mul(burst.saturating_sub(1));
-        RateLimit { interval, ahead, state: Mutex::new(State { full: None, suppressed: 0 }) }
+        RateLimit {
+            interval,
+            ahead,
+            state: Mutex::new(State {
+                full: None,
+                suppressed: 0,
+            }),
+        }
     }
 
     /// Whether a message may pass at this time. If so, how many did not since the last one that did.
@@ -113,8 +120,14 @@ mod tests {
     #[test]
     fn the_text_says_what_is_missing() {
         assert_eq!(Suppressed(0).to_string(), "");
-        assert_eq!(Suppressed(1).to_string(), " (one more like this was suppressed)");
-        assert_eq!(Suppressed(7).to_string(), " (7 more like this were suppressed)");
+        assert_eq!(
+            Suppressed(1).to_string(),
+            " (one more like this was suppressed)"
+        );
+        assert_eq!(
+            Suppressed(7).to_string(),
+            " (7 more like this were suppressed)"
+        );
         let limit = RateLimit::new(1, Duration::from_mins(1));
         log_limited!(limit, log::Level::Warn, "port {}: {}", 1, "odd");
     }
