@@ -271,11 +271,8 @@ impl Fdb {
     /// Forgets what a port has learned, at once and whatever the number of entries.
     pub(super) fn forget_learned(&self, slot: Slot) {
         if self.seats.generation_wraps(slot) {
-            let current = self.seats.generation(slot);
             self.remove_where(0..self.table.buckets(), |_, value| {
-                value.kind() == EntryKind::Learned
-                    && value.slot() == slot
-                    && value.generation() != current
+                value.kind() == EntryKind::Learned && value.slot() == slot
             });
         }
         let forgotten = self.seats.next_generation(slot);
