@@ -1,6 +1,6 @@
 //! The daemon as a process.
 
-// `kill` has no safe form in the standard library.
+// `kill` and `setrlimit` have no safe form in the standard library.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -100,15 +100,35 @@ impl Evb {
         Self::start(&bridge_config(ports, ""))
     }
 
+    /// The same without a configuration file, named on the command line only.
+    pub fn with_ports(ports: usize) -> Self {
+        let dir = directory();
+        let sockets: Vec<_> = (0..ports)
+            .map(|i| dir.path().join(format!("p{i}.sock")))
+            .collect();
+        let mut command = binary();
+        command.arg("run");
+        for socket in &sockets {
+            command.arg("--port").arg(socket);
+        }
+        let mut evb = Self::launch(command, dir, sockets);
+        evb.await_sockets();
+        evb
+    }
+
     /// Starts it without waiting for anything.
     pub fn spawn(config: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("evb").tempdir().unwrap();
+        let dir = directory();
         let file = dir.path().join("evb.toml");
         let text = in_dir(config, dir.path());
         fs::write(&file, &text).unwrap();
-        let mut child = binary()
-            .args(["run", "--config"])
-            .arg(&file)
+        let mut command = binary();
+        command.args(["run", "--config"]).arg(&file);
+        Self::launch(command, dir, listened(&text))
+    }
+
+    fn launch(mut command: Command, dir: tempfile::TempDir, sockets: Vec<PathBuf>) -> Self {
+        let mut child = command
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -116,16 +136,13 @@ impl Evb {
             .spawn()
             .unwrap();
         let log = Arc::new(Log::default());
-        let readers = vec![
-            log.follow(child.stdout.take().unwrap()),
-            log.follow(child.stderr.take().unwrap()),
-        ];
-        let sockets = listened(&text);
+        let out = log.follow(child.stdout.take().unwrap());
+        let err = log.follow(child.stderr.take().unwrap());
         Self {
             child,
             dir,
             log,
-            readers,
+            readers: vec![out, err],
             sockets,
         }
     }
@@ -298,6 +315,13 @@ impl Evb {
         }
     }
 
+    /// Kills it as a crash would, and returns the directory with what it left behind.
+    pub fn crash(mut self) -> tempfile::TempDir {
+        self.signal(libc::SIGKILL);
+        self.wait();
+        std::mem::replace(&mut self.dir, directory())
+    }
+
     fn wait(&mut self) -> ExitStatus {
         assert!(
             self.log.wait_end(LIMIT),
@@ -319,6 +343,24 @@ impl Drop for Evb {
             eprintln!("--- the daemon's log:\n{}\n---", self.log());
         }
     }
+}
+
+/// Allows this process as many descriptors as it may have: guests have about ten each.
+pub fn raise_descriptor_limit() {
+    // SAFETY: both calls get a valid structure on this stack.
+    unsafe {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("evb").tempdir().unwrap()
 }
 
 /// A configuration with ports `p0`, `p1`, … and more lines for each of them.
@@ -379,7 +421,7 @@ fn listened(config: &str) -> Vec<PathBuf> {
             None => sockets.push(listen.into()),
             // Whether a fleet starts at 0 or 1 is the daemon's affair; the middle is there either way.
             Some(count) => {
-                sockets.extend((1..count).map(|n| listen.replace("{n}", &n.to_string()).into()))
+                sockets.extend((1..count).map(|n| listen.replace("{n}", &n.to_string()).into()));
             }
         }
     }

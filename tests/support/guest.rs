@@ -35,7 +35,7 @@ pub const IN_ORDER: u64 = 1 << 35;
 /// A modern guest on a split ring that wants no offloads.
 pub const MODERN: u64 =
     PROTOCOL_FEATURES | MRG_RXBUF | MQ | INDIRECT | EVENT_IDX | VERSION_1 | IN_ORDER;
-/// What iPXE or SeaBIOS acknowledge: nothing that concerns a driver.
+/// What iPXE or `SeaBIOS` acknowledge: nothing that concerns a driver.
 pub const FIRMWARE: u64 = PROTOCOL_FEATURES;
 
 /// How a guest is made.
@@ -96,6 +96,8 @@ impl GuestOptions {
 /// A frame as it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
+    /// Number of the receive queue.
+    pub queue: usize,
     /// virtio-net header.
     pub header: HeaderBytes,
     /// The frame proper.
@@ -117,10 +119,12 @@ pub struct Guest {
     /// Transmit queues, one per pair.
     pub tx: Vec<TxQueue>,
     options: GuestOptions,
+    /// Where the rings were stopped.
+    bases: Option<Vec<u32>>,
 }
 
 /// Connects, waiting for the socket to be listened on.
-pub fn connect(path: &Path, options: Options) -> FrontEnd {
+pub fn connect(path: &Path, options: &Options) -> FrontEnd {
     eventually(
         &format!("connect to {}", path.display()),
         || match FrontEnd::connect(path, options.clone()) {
@@ -141,7 +145,7 @@ pub fn connect(path: &Path, options: Options) -> FrontEnd {
 impl Guest {
     /// Connects to a listening daemon and starts.
     pub fn connect(path: &Path, number: u16, options: GuestOptions) -> Self {
-        let front_end = connect(path, options.front_end.clone());
+        let front_end = connect(path, &options.front_end);
         Self::with(front_end, number, options)
     }
 
@@ -170,23 +174,37 @@ impl Guest {
             rx,
             tx,
             options,
+            bases: None,
         }
     }
 
     /// Starts the rings as they are, and returns when the daemon serves them.
     pub fn start(&mut self) -> Result<(), FrontEndError> {
+        self.start_with_buffers(&vec![true; self.rx.len()])
+    }
+
+    /// The same, with buffers in some of the receive queues only.
+    pub fn start_with_buffers(&mut self, which: &[bool]) -> Result<(), FrontEndError> {
         let mut setups = Vec::new();
         let order = self.front_end.options().order;
         for (rx, tx) in self.rx.iter().zip(&self.tx) {
             setups.extend([RingSetup::of_rx(rx, order), RingSetup::of_tx(tx, order)]);
         }
+        // QEMU starts a ring where it was stopped.
+        if let Some(bases) = self.bases.take().filter(|_| order == Order::Qemu) {
+            for (setup, base) in setups.iter_mut().zip(bases) {
+                setup.base = base;
+            }
+        }
         if !self.options.call {
-            setups.iter_mut().for_each(|s| s.call = None);
+            for setup in &mut setups {
+                setup.call = None;
+            }
         }
         self.front_end.start(&self.memory, &setups)?;
         // A question that has an answer: all before it has been dealt with.
         self.front_end.get_features()?;
-        for rx in &mut self.rx {
+        for (rx, _) in self.rx.iter_mut().zip(which).filter(|(_, fill)| **fill) {
             rx.refill();
             rx.kick().unwrap();
         }
@@ -278,11 +296,15 @@ impl Guest {
         let deadline = Instant::now() + timeout;
         let mut bytes = Vec::new();
         loop {
-            for rx in &mut self.rx {
+            for (queue, rx) in self.rx.iter_mut().enumerate() {
                 if let Some(header) = rx.recv(&mut bytes).unwrap() {
                     rx.refill();
                     rx.kick().unwrap();
-                    return Some(Frame { header, bytes });
+                    return Some(Frame {
+                        queue,
+                        header,
+                        bytes,
+                    });
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -348,12 +370,20 @@ impl Guest {
         }
     }
 
+    /// The frames that have arrived by now, in the sense of [`silence`].
+    pub fn recv_now(&mut self, probe: &mut Guest) -> Vec<Vec<u8>> {
+        let nonce = probe.mark();
+        self.until(nonce).into_iter().map(|f| f.bytes).collect()
+    }
+
     /// Stops all rings, as a monitor does when the guest resets; returns the bases.
     pub fn stop(&mut self) -> Vec<u32> {
         let rings = 2 * self.rx.len() as u32;
-        (0..rings)
+        let bases: Vec<_> = (0..rings)
             .map(|ring| self.front_end.stop_ring(ring).unwrap())
-            .collect()
+            .collect();
+        self.bases = Some(bases.clone());
+        bases
     }
 
     /// Another driver takes over on the same connection: rings stop, and start anew with other features.
@@ -361,13 +391,20 @@ impl Guest {
         self.stop();
         self.front_end.want(features);
         let (rx, tx) = queues(&self.memory, &self.front_end, &self.options);
-        (self.rx, self.tx) = (rx, tx);
+        (self.rx, self.tx, self.bases) = (rx, tx, None);
         self.start().unwrap();
+    }
+
+    /// Queues in another memory, instead of those that it has; nothing may have been started.
+    pub fn rebuild(&mut self, memory: &Arc<DriverMemory>) {
+        let (rx, tx) = queues(memory, &self.front_end, &self.options);
+        (self.rx, self.tx, self.memory) = (rx, tx, Arc::clone(memory));
     }
 
     /// Carries on over another connection, with memory and rings as they are.
     pub fn resume(&mut self, front_end: FrontEnd) {
         self.front_end = front_end;
+        self.bases = None;
         self.front_end.negotiate().unwrap();
         self.start().unwrap();
     }
@@ -415,5 +452,9 @@ pub fn silence(probe: &mut Guest, quiet: &mut [&mut Guest]) {
 
 /// Bytes as hexadecimal digits, which a failed comparison shows better than a list of numbers.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, b| {
+        write!(text, "{b:02x}").unwrap();
+        text
+    })
 }

@@ -49,9 +49,9 @@ impl RawRing {
         }
     }
 
-    /// Writes descriptors from number 0 on.
-    pub fn descriptors(&self, descs: &[Desc]) {
-        self.table(self.layout.desc, descs);
+    /// Writes descriptors from number `first` on.
+    pub fn descriptors(&self, first: u16, descs: &[Desc]) {
+        self.table(self.layout.desc + 16 * u64::from(first), descs);
     }
 
     /// Writes an indirect table, or any other.

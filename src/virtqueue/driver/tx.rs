@@ -120,8 +120,8 @@ impl TxQueue {
         self.ring.layout()
     }
 
-    /// The vring base for a device that starts on this ring, from what it has used or, with `consumed`
-    /// false, from what is available.
+    /// The vring base for a device that starts on this ring: after what was used or, with `consumed` false,
+    /// after what is available. Of a packed ring only what was taken back counts as used.
     pub fn base(&self, consumed: bool) -> u32 {
         self.ring.base(consumed)
     }
