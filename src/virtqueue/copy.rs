@@ -1,0 +1,242 @@
+//! Segments of guest memory, and the one routine that moves bytes in and out of them.
+//!
+//! A [`Segment`] is a checked piece of guest memory: it can be copied from and to, and nothing else,
+//! because a reference to it would promise that the guest leaves the bytes alone. Copies behave like
+//! `memmove`: two segments may be the same memory (a frame from a guest to itself), also through
+//! different mappings. A guest that writes while we copy gets a mixture of old and new bytes.
+
+use std::marker::PhantomData;
+use std::ptr;
+
+use super::dirty::DirtyLog;
+
+/// A piece of one buffer of a descriptor chain.
+///
+/// `'m` borrows the ring it was walked from, and the ring holds the mapping.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'m> {
+    ptr: *mut u8,
+    len: u32,
+    guest: u64,
+    memory: PhantomData<&'m ()>,
+}
+
+impl Segment<'_> {
+    /// `ptr` must be valid for reads and writes of `len` bytes for as long as `'m`; `guest` is its
+    /// guest address.
+    ///
+    /// # Safety
+    ///
+    /// The caller took `ptr` from a look-up in the memory that the ring borrowed for `'m` holds.
+    #[inline]
+    pub(super) unsafe fn new(ptr: *mut u8, len: u32, guest: u64) -> Self {
+        Segment {
+            ptr,
+            len,
+            guest,
+            memory: PhantomData,
+        }
+    }
+
+    /// Length in bytes, never 0.
+    #[inline]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    #[inline]
+    pub(super) fn ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// Marks the part `from..from + len` as written.
+    #[inline]
+    pub(super) fn mark(&self, log: Option<&DirtyLog>, from: usize, len: usize) {
+        if let Some(log) = log {
+            log.mark(self.guest.wrapping_add(from as u64), len as u64);
+        }
+    }
+
+    /// Reads one byte of each page, so that a mapping whose file was cut off raises its SIGBUS here.
+    #[cold]
+    pub(super) fn touch(&self) {
+        for offset in (0..self.len()).step_by(4096).chain([self.len() - 1]) {
+            // SAFETY: `offset` is below `len`, for which `new`'s caller guarantees validity; a fault
+            // is resolved by the SIGBUS handler.
+            unsafe { self.ptr.add(offset).read_volatile() };
+        }
+    }
+}
+
+/// A frame to be written: our own header, our own copy of its first bytes, and the remainder where
+/// it lies in the sender's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Gather<'a> {
+    /// The virtio-net header for this receiver.
+    pub header: &'a [u8],
+    /// The first bytes of the frame as they were classified.
+    pub head: &'a [u8],
+    /// The sender's chain.
+    pub rest: &'a [Segment<'a>],
+    /// How many bytes of `rest` the header and `head` stand for.
+    pub rest_skip: usize,
+    /// How many bytes of `rest` follow after these.
+    pub rest_len: usize,
+}
+
+impl Gather<'_> {
+    /// Bytes in all, if `rest` has as many as `rest_len` says.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.header.len() + self.head.len() + self.rest_len
+    }
+
+    /// Whether there is nothing to write.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The parts of `segments` after the first `skip` bytes, at most `len` bytes in all.
+#[inline]
+pub(super) fn pieces<'s, 'm>(
+    segments: &'s [Segment<'m>],
+    mut skip: usize,
+    mut len: usize,
+) -> impl Iterator<Item = (&'s Segment<'m>, usize, usize)> {
+    segments.iter().filter_map(move |segment| {
+        if skip >= segment.len() {
+            skip -= segment.len();
+            return None;
+        }
+        let from = std::mem::take(&mut skip);
+        let count = (segment.len() - from).min(len);
+        len -= count;
+        (count != 0).then_some((segment, from, count))
+    })
+}
+
+/// Copies out of a chain, starting at byte `offset`. Returns how many bytes there were.
+#[inline]
+pub fn read(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
+    let mut done = 0;
+    for (segment, from, count) in pieces(segments, offset, out.len()) {
+        // SAFETY: `from + count` is within the segment, which is valid for `'m`; `done + count` is
+        // within `out`, because `pieces` yields `out.len()` bytes at most.
+        unsafe { copy_bytes(out.as_mut_ptr().add(done), segment.ptr.add(from), count) };
+        done += count;
+    }
+    done
+}
+
+/// Writes a frame into a chain and marks what was written. Returns how many bytes fitted.
+#[inline]
+pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
+    let mut writer = Writer {
+        dst,
+        at: 0,
+        done: 0,
+        log,
+    };
+    for part in [src.header, src.head] {
+        // SAFETY: `part` is a slice, valid for its length.
+        unsafe { writer.put(part.as_ptr(), part.len()) };
+    }
+    for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
+        // SAFETY: `from + count` is within the segment, which is valid for `'m`.
+        unsafe { writer.put(segment.ptr.add(from), count) };
+    }
+    writer.done
+}
+
+/// A position in a chain that is being filled.
+struct Writer<'s, 'm> {
+    dst: &'s [Segment<'m>],
+    at: usize,
+    done: usize,
+    log: Option<&'s DirtyLog>,
+}
+
+impl Writer<'_, '_> {
+    /// Appends `len` bytes, or what there is room for.
+    ///
+    /// # Safety
+    ///
+    /// `src` must be valid for reads of `len` bytes.
+    #[inline]
+    unsafe fn put(&mut self, mut src: *const u8, mut len: usize) {
+        while let Some(segment) = self.dst.first()
+            && len != 0
+        {
+            let count = len.min(segment.len() - self.at);
+            // SAFETY: `at + count` is within the segment, which is valid for `'m`; the caller
+            // guarantees `src`, of which `count` is at most what is left.
+            unsafe { copy_bytes(segment.ptr.add(self.at), src, count) };
+            segment.mark(self.log, self.at, count);
+            // SAFETY: `count` bytes of `src` were valid, so the end of them is too.
+            src = unsafe { src.add(count) };
+            len -= count;
+            self.done += count;
+            self.at += count;
+            if self.at == segment.len() {
+                self.dst = &self.dst[1..];
+                self.at = 0;
+            }
+        }
+    }
+}
+
+/// 16 bytes that move as one register.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Block([u64; 2]);
+
+/// Copies `len` bytes; the ranges may overlap. Short copies, which most frames consist of, are a
+/// handful of overlapping register moves without a call; longer ones are the C library's.
+///
+/// # Safety
+///
+/// `src` must be valid for reads and `dst` for writes of `len` bytes. Either may be memory that
+/// somebody else writes at the same time: each byte is loaded once, and no value is acted upon.
+#[inline]
+pub(super) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: each arm touches bytes below `len` only, as its condition shows. All loads of an arm
+    // come before its stores, so overlapping ranges are right.
+    unsafe {
+        match len {
+            0 => {}
+            1..=3 => {
+                let (first, middle, last) = (*src, *src.add(len / 2), *src.add(len - 1));
+                *dst = first;
+                *dst.add(len / 2) = middle;
+                *dst.add(len - 1) = last;
+            }
+            4..=7 => ends::<u32>(dst, src, len),
+            8..=15 => ends::<u64>(dst, src, len),
+            16..=32 => ends::<Block>(dst, src, len),
+            33..=64 => ends::<[Block; 2]>(dst, src, len),
+            65..=128 => ends::<[Block; 4]>(dst, src, len),
+            _ => ptr::copy(src, dst, len),
+        }
+    }
+}
+
+/// Copies between one and two `T`s: the first and the last, overlapping in the middle.
+///
+/// # Safety
+///
+/// As for [`copy_bytes`], and `len` must be at least the size of a `T`.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn ends<T: Copy>(dst: *mut u8, src: *const u8, len: usize) {
+    let tail = len - size_of::<T>();
+    // SAFETY: the caller guarantees `len` bytes on both sides and `len >= size_of::<T>()`.
+    unsafe {
+        let first = src.cast::<T>().read_unaligned();
+        let last = src.add(tail).cast::<T>().read_unaligned();
+        dst.cast::<T>().write_unaligned(first);
+        dst.add(tail).cast::<T>().write_unaligned(last);
+    }
+}

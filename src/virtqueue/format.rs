@@ -1,0 +1,274 @@
+//! What the split and the packed format have in common, as the ring code sees them.
+//!
+//! A [`Format`] is a window on one ring in guest memory: pointers that were checked at activation,
+//! and no position of its own. Positions are passed in and out, so that they can live under a ring's
+//! lock and outlast a change of the memory table. Everything it reads is the guest's: read once,
+//! checked, and answered with an error when it is impossible.
+
+use arrayvec::ArrayVec;
+
+use super::copy::Segment;
+use super::error::{Place, RingError};
+use super::memory::Lookup;
+
+/// How many segments a batch holds. At least [`MAX_QUEUE_SIZE`](super::MAX_QUEUE_SIZE), so that any
+/// chain within one region fits alone.
+pub(super) const MAX_SEGMENTS: usize = 1024;
+
+/// Segments of a batch.
+pub(super) type Segments<'m> = ArrayVec<Segment<'m>, MAX_SEGMENTS>;
+
+/// A place in a ring. Split: a free-running index, `wrap` unused. Packed: an index below the queue
+/// size and the wrap counter that goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub index: u16,
+    pub wrap: bool,
+}
+
+/// The next chain to take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor {
+    pub spot: Spot,
+    /// The available index as last read (split only).
+    pub seen: u16,
+}
+
+/// A chain as it is given back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    /// Head descriptor (split) or buffer id (packed).
+    pub id: u16,
+    /// Ring slots that the chain takes: 1 in a split ring.
+    pub slots: u16,
+    /// Bytes that the device wrote.
+    pub written: u32,
+}
+
+/// What taking the next chain came to.
+#[derive(Debug)]
+pub(super) enum Take {
+    /// A valid chain; its segments were appended to the sink. `written` is 0.
+    Chain(Used),
+    /// There is none.
+    Empty,
+    /// There is one, starting at this descriptor, but the batch has no room for its segments.
+    NoRoom(u16),
+}
+
+/// One ring format. `WRITE` says which way buffers go: true for RX, where the device writes.
+pub(super) trait Format {
+    /// Walks the chain at the cursor and moves the cursor behind it.
+    fn take<const WRITE: bool>(
+        &self,
+        cursor: &mut Cursor,
+        sink: &mut Sink<'_, '_, WRITE>,
+    ) -> Result<Take, RingError>;
+
+    /// Whether a chain is available at the cursor.
+    fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
+
+    /// The spot `slots` further.
+    fn advance(&self, spot: Spot, slots: u16) -> Spot;
+
+    /// Writes used elements from `at` on, without making them visible.
+    fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>);
+
+    /// Makes the elements from `from` to `to` visible to the guest.
+    fn publish(&self, from: Spot, to: Spot);
+
+    /// Whether the guest wants a call for `published`, having been told of `signalled`; both count
+    /// slots. The caller has issued a full fence after the last publication.
+    fn wants_call(&self, signalled: u64, published: u64) -> bool;
+
+    /// Asks the guest not to kick. `at` is the next spot to take.
+    fn disable_kicks(&self, at: Spot);
+
+    /// Asks the guest to kick when a chain appears at `at`.
+    fn enable_kicks(&self, at: Spot);
+}
+
+/// Collects the segments of a chain while it is walked.
+pub(super) struct Sink<'s, 'm, const WRITE: bool> {
+    lookup: Lookup<'m>,
+    segments: &'s mut Segments<'m>,
+    /// Bytes of the chain so far.
+    len: u64,
+    /// Bytes of the chain that are wanted; the walk may stop there.
+    want: u64,
+}
+
+/// Why a walk ended early.
+pub(super) enum Stop {
+    /// The batch is full.
+    NoRoom,
+    /// The guest is at fault.
+    Bad(RingError),
+}
+
+impl From<RingError> for Stop {
+    fn from(error: RingError) -> Stop {
+        Stop::Bad(error)
+    }
+}
+
+impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
+    #[inline]
+    pub fn new(lookup: Lookup<'m>, segments: &'s mut Segments<'m>) -> Self {
+        Sink {
+            lookup,
+            segments,
+            len: 0,
+            want: u64::MAX,
+        }
+    }
+
+    /// Starts a chain of which `want` bytes will be used.
+    #[inline]
+    pub fn begin(&mut self, want: u64) {
+        self.len = 0;
+        self.want = want;
+    }
+
+    /// Bytes collected since `begin`.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Segments collected since the batch was empty.
+    #[inline]
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Forgets the segments from index `count` on.
+    #[inline]
+    pub fn truncate(&mut self, count: usize) {
+        self.segments.truncate(count);
+    }
+
+    #[inline]
+    pub fn hint(&self) -> usize {
+        self.lookup.hint()
+    }
+
+    /// Whether the chain has as many bytes as are wanted, so that the rest of it need not be read.
+    #[inline]
+    pub fn satisfied(&self) -> bool {
+        WRITE && self.len >= self.want
+    }
+
+    /// Adds one buffer. Bytes beyond those wanted are checked but not collected.
+    #[inline]
+    pub fn push(
+        &mut self,
+        address: u64,
+        len: u32,
+        writable: bool,
+        place: Place,
+    ) -> Result<(), Stop> {
+        if writable != WRITE {
+            return Err(wrong_direction::<WRITE>(place).into());
+        }
+        if len == 0 {
+            return Err(RingError::ZeroLength { place }.into());
+        }
+        match self.lookup.find(address, len) {
+            Some((ptr, here)) if here == len => self.add(ptr, len, address),
+            Some((ptr, here)) => self.push_across(address, len, ptr, here, place),
+            None => Err(RingError::Outside {
+                place,
+                address,
+                len,
+            }
+            .into()),
+        }
+    }
+
+    /// A buffer that continues in the region behind.
+    #[cold]
+    fn push_across(
+        &mut self,
+        address: u64,
+        len: u32,
+        ptr: *mut u8,
+        here: u32,
+        place: Place,
+    ) -> Result<(), Stop> {
+        let (mut ptr, mut here, mut done) = (ptr, here, 0);
+        loop {
+            self.add(ptr, here, address.wrapping_add(u64::from(done)))?;
+            done += here;
+            if done == len {
+                return Ok(());
+            }
+            (ptr, here) = address
+                .checked_add(u64::from(done))
+                .and_then(|next| self.lookup.find(next, len - done))
+                .ok_or(RingError::Outside {
+                    place,
+                    address,
+                    len,
+                })?;
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, ptr: *mut u8, len: u32, guest: u64) -> Result<(), Stop> {
+        // The chain may have satisfied `want` with an earlier piece of a split buffer.
+        let missing = self.want.saturating_sub(self.len);
+        let used = if WRITE {
+            u64::from(len).min(missing) as u32
+        } else {
+            len
+        };
+        self.len += u64::from(used);
+        if used == 0 {
+            return Ok(());
+        }
+        prefetch(ptr);
+        // SAFETY: `ptr` was just looked up for at least `used` bytes in the memory that `lookup`
+        // borrows for `'m`.
+        let segment = unsafe { Segment::new(ptr, used, guest) };
+        self.segments.try_push(segment).map_err(|_| Stop::NoRoom)
+    }
+
+    /// A contiguous piece of guest memory that is no buffer: an indirect table.
+    #[inline]
+    pub fn table(&mut self, address: u64, len: u32) -> Option<*const u8> {
+        match self.lookup.find(address, len) {
+            Some((ptr, here)) if here == len => Some(ptr.cast_const()),
+            _ => None,
+        }
+    }
+}
+
+#[cold]
+fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
+    if WRITE {
+        RingError::Readable { place }
+    } else {
+        RingError::Writable { place }
+    }
+}
+
+/// Hints that the first bytes of a buffer are about to be used. Never faults.
+#[inline]
+fn prefetch(ptr: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that has no architectural effect, at any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(ptr.cast_const().cast());
+        _mm_prefetch::<_MM_HINT_T0>(ptr.wrapping_add(64).cast_const().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ptr;
+}
+
+/// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.
+#[inline]
+pub(super) fn passed(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}

@@ -1,0 +1,93 @@
+//! One shared mapping of a foreign file: checked, registered against SIGBUS, unmapped on drop.
+//!
+//! It knows nothing of guest addresses. The pointer it gives out is valid for `size` bytes as long
+//! as the `Mapping` lives, and what lies behind it may change at any time.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use vm_memory::FileOffset;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+
+use super::error::MappingError;
+use super::sigbus::{self, Slot};
+
+/// The smallest page there is on the machines we run on.
+pub(super) const PAGE: u64 = 4096;
+
+/// `f_type` of hugetlbfs, from `linux/magic.h`.
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+
+#[derive(Debug)]
+pub(super) struct Mapping {
+    // Dropped before `map`: the handler must forget the range before it can belong to someone else.
+    slot: Slot,
+    map: MmapRegion,
+    /// Distance of the announced offset from the start of the mapping, which is page-aligned.
+    lead: usize,
+}
+
+impl Mapping {
+    pub fn new(file: File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
+        let range = || MappingError::Range { offset, size };
+        let end = offset.checked_add(size).ok_or_else(range)?;
+        let page = check_length(&file, end)?;
+        // hugetlbfs maps and unmaps in multiples of its own page size only.
+        let start = offset - offset % page;
+        let end = end.checked_next_multiple_of(page).ok_or_else(range)?;
+        let len = usize::try_from(end - start).map_err(|_| range())?;
+        let map = MmapRegionBuilder::new(len)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .with_file_offset(FileOffset::new(file, start))
+            .build()
+            .map_err(MappingError::Map)?;
+        let slot = Slot::register(map.as_ptr(), len).ok_or(MappingError::TooMany(sigbus::SLOTS))?;
+        Ok(Mapping {
+            slot,
+            map,
+            lead: (offset - start) as usize,
+        })
+    }
+
+    /// First announced byte; valid while `self` lives.
+    pub fn base(&self) -> *mut u8 {
+        self.map.as_ptr().wrapping_add(self.lead)
+    }
+
+    pub fn poisoned(&self) -> bool {
+        self.slot.poisoned()
+    }
+}
+
+/// Checks that the file reaches to `end`, and returns the page size that it is mapped with.
+fn check_length(file: &File, end: u64) -> Result<u64, MappingError> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is valid for writing and `file` is open.
+    if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(MappingError::Stat(io::Error::last_os_error()));
+    }
+    // SAFETY: fstat succeeded, so it filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(MappingError::NotRegular { mode: stat.st_mode });
+    }
+    let found = u64::try_from(stat.st_size).unwrap_or(0);
+    if found < end {
+        return Err(MappingError::Truncated { needed: end, found });
+    }
+    let mut fs = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `fs` is valid for writing and `file` is open.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr()) } != 0 {
+        return Err(MappingError::Stat(io::Error::last_os_error()));
+    }
+    // SAFETY: fstatfs succeeded, so it filled the structure.
+    let fs = unsafe { fs.assume_init() };
+    let huge = fs.f_type.cast_unsigned() == HUGETLBFS_MAGIC;
+    Ok(match u64::try_from(fs.f_bsize) {
+        Ok(size) if huge && size.is_power_of_two() && size > PAGE => size,
+        _ => PAGE,
+    })
+}

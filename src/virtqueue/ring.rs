@@ -1,0 +1,275 @@
+//! Setting a ring up, and what TX and RX rings share once it runs: format, progress, calls.
+//!
+//! [`RingConfig`] is what the front end said; activation checks it against guest memory and yields a
+//! running ring, which cannot be half configured. Positions and progress live in a state that
+//! outlasts a ring object: a new memory table, log or call descriptor makes a new object that shares it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::dirty::DirtyLog;
+use super::error::{Part, RingError};
+use super::format::{Format, Spot, Used};
+use super::memory::GuestMemory;
+use super::split::Split;
+
+/// The longest queue that is offered.
+pub const MAX_QUEUE_SIZE: u16 = 1024;
+
+/// The longest virtio-net header, with `num_buffers`.
+pub const MAX_HEADER: usize = 12;
+
+/// What was negotiated, as far as it concerns a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a feature bit.
+pub struct RingFeatures {
+    /// `VIRTIO_F_INDIRECT_DESC`.
+    pub indirect: bool,
+    /// `VIRTIO_F_EVENT_IDX`.
+    pub event_idx: bool,
+    /// `VIRTIO_F_IN_ORDER`.
+    pub in_order: bool,
+    /// `VIRTIO_NET_F_MRG_RXBUF`; RX only.
+    pub mergeable: bool,
+    /// Length of the virtio-net header: 12 with `VERSION_1` or `MRG_RXBUF`, else 10.
+    pub header_len: usize,
+}
+
+/// A ring as a front end describes it.
+#[derive(Debug, Clone)]
+pub struct RingConfig {
+    /// Number of descriptors.
+    pub size: u16,
+    /// Descriptor table, as a front-end address.
+    pub desc: u64,
+    /// Available ring, as a front-end address.
+    pub avail: u64,
+    /// Used ring, as a front-end address.
+    pub used: u64,
+    /// Guest address of the used ring, where writes to it are to be logged.
+    pub log_used: Option<u64>,
+    /// What was negotiated.
+    pub features: RingFeatures,
+    /// How to call the guest; `None` for a guest that polls.
+    pub call: Option<Arc<EventFd>>,
+}
+
+/// Where a ring goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumeAt {
+    /// At the used index found in guest memory; split rings only.
+    UsedIndex,
+    /// At an available index; the used index comes from guest memory. Split rings only.
+    Index(u16),
+}
+
+/// One part of a ring and what it must satisfy.
+pub(super) struct Area {
+    pub part: Part,
+    pub address: u64,
+    pub align: usize,
+    pub len: usize,
+}
+
+impl Area {
+    /// Finds the part in guest memory: `len` bytes from there are mapped, and aligned to `align`.
+    pub fn locate(&self, memory: &GuestMemory) -> Result<*mut u8, RingError> {
+        let &Area {
+            part,
+            address,
+            align,
+            len,
+        } = self;
+        let ptr = memory
+            .user(address, len)
+            .ok_or(RingError::Unmapped { part, address, len })?;
+        // Regions are page-aligned on both sides, so this says the same of the guest address.
+        if ptr.align_offset(align) != 0 {
+            return Err(RingError::Misaligned {
+                part,
+                found: address,
+                expected: align,
+            });
+        }
+        Ok(ptr)
+    }
+}
+
+/// Dirty marks for the used ring.
+#[derive(Debug)]
+pub(super) struct Marks(Option<(Arc<DirtyLog>, u64)>);
+
+impl Marks {
+    #[inline]
+    pub fn on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Marks `len` bytes at `offset` of the used ring.
+    #[inline]
+    pub fn mark(&self, offset: u64, len: u64) {
+        if let Some((log, base)) = &self.0 {
+            log.mark(base.wrapping_add(offset), len);
+        }
+    }
+}
+
+/// The two formats. Matched once per burst; within it the code is generic.
+#[derive(Debug)]
+pub(super) enum Layout {
+    Split(Split),
+}
+
+/// Runs a block with the concrete format of a [`Layout`].
+macro_rules! with_format {
+    ($layout:expr, $format:ident => $body:expr) => {
+        match $layout {
+            $crate::virtqueue::ring::Layout::Split($format) => $body,
+        }
+    };
+}
+pub(super) use with_format;
+
+/// A ring that was checked, with everything but its positions.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub layout: Layout,
+    pub size: u16,
+    pub features: RingFeatures,
+    pub memory: Arc<GuestMemory>,
+    pub log: Option<Arc<DirtyLog>>,
+    call: Option<Arc<EventFd>>,
+}
+
+// SAFETY: the pointers inside lead into `memory`, which the window keeps alive and which belongs to
+// no thread. The guest accesses the same bytes at any time, so all accesses are atomic, or volatile
+// reads of values that are checked afterwards, or writes to slots that the positions' lock has given
+// to one caller.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    pub fn new(
+        config: &RingConfig,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Result<Window, RingError> {
+        let RingConfig { size, features, .. } = *config;
+        if !matches!(features.header_len, 10 | MAX_HEADER) {
+            return Err(RingError::HeaderLength {
+                found: features.header_len,
+            });
+        }
+        if !size.is_power_of_two() || !(2..=MAX_QUEUE_SIZE).contains(&size) {
+            return Err(RingError::Size {
+                found: size,
+                expected: "a power of two from 2 to 1024",
+            });
+        }
+        let marks = Marks(log.clone().zip(config.log_used));
+        let layout = Layout::Split(Split::new(config, &memory, marks)?);
+        Ok(Window {
+            layout,
+            size,
+            features,
+            memory,
+            log,
+            call: config.call.clone(),
+        })
+    }
+
+    /// The window of a ring that runs already and has a new configuration.
+    pub fn successor(
+        &self,
+        config: &RingConfig,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Result<Window, RingError> {
+        if config.size != self.size {
+            return Err(RingError::Changed {
+                field: "the size",
+                expected: self.size,
+                found: config.size,
+            });
+        }
+        Window::new(config, memory, log)
+    }
+
+    /// Where to start: the next chain, the next used element, and the count that progress starts at.
+    pub fn resume(&self, at: ResumeAt) -> (Spot, Spot, u64) {
+        let Layout::Split(split) = &self.layout;
+        let used = split.used_idx();
+        let next = match at {
+            ResumeAt::UsedIndex => used,
+            ResumeAt::Index(index) => index,
+        };
+        let spot = |index| Spot { index, wrap: true };
+        (spot(next), spot(used), u64::from(used))
+    }
+}
+
+/// How much of a ring was given back, and how much of that the guest was told of. In slots, never
+/// wrapping.
+#[derive(Debug)]
+pub(super) struct Progress {
+    published: AtomicU64,
+    signalled: AtomicU64,
+    /// Call once whatever the guest asked for: a call may have been lost with the previous
+    /// descriptor, or with the daemon that ran before.
+    owed: AtomicBool,
+}
+
+impl Progress {
+    pub fn new(start: u64) -> Progress {
+        Progress {
+            published: AtomicU64::new(start),
+            signalled: AtomicU64::new(start),
+            owed: AtomicBool::new(true),
+        }
+    }
+
+    /// Records `slots` more; only the holder of the ring's lock does so.
+    #[inline]
+    pub fn add(&self, slots: u64) {
+        let published = self.published.load(Ordering::Relaxed);
+        self.published.store(published + slots, Ordering::Release);
+    }
+
+    pub fn owe_call(&self) {
+        self.owed.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls the guest if something was published since the last time and it wants to know.
+    #[inline]
+    pub fn notify(&self, window: &Window) -> bool {
+        let published = self.published.load(Ordering::Acquire);
+        let owed = self.owed.load(Ordering::Relaxed);
+        if published == self.signalled.load(Ordering::Relaxed) && !owed {
+            return false;
+        }
+        // Full fence: the published index must be visible to the guest before we look whether it
+        // wants a call, or both sides could wait (VIRTIO 1.2, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        // Another worker may have reported further than this already.
+        let signalled = self.signalled.fetch_max(published, Ordering::AcqRel);
+        let news = signalled < published
+            && with_format!(&window.layout, f => f.wants_call(signalled, published));
+        let owed = owed && self.owed.swap(false, Ordering::Relaxed);
+        match &window.call {
+            // A full counter is as good as a call, and there is nobody else to tell.
+            Some(call) if news || owed => call.write(1).is_ok(),
+            _ => false,
+        }
+    }
+}
+
+/// Gives chains back as one range: elements first, then the word that shows them.
+pub(super) fn give_back(layout: &Layout, from: Spot, to: Spot, chains: impl Iterator<Item = Used>) {
+    with_format!(layout, f => {
+        f.fill(from, chains);
+        f.publish(from, to);
+    });
+}

@@ -1,0 +1,495 @@
+//! RX: writing into what the guest posted, by several writers at once.
+//!
+//! A writer *reserves* chains for a burst: under the ring's lock they are walked, validated and taken
+//! as one consecutive range. It then copies without a lock, and *completes* the range: used elements
+//! are written to slots that are its own, and whoever finishes the oldest range publishes all finished
+//! ones behind it, in the order of reservation. A range that will not be used is *cancelled*: taken
+//! back if nothing was reserved after it, else completed as frames of zeros, which the guest drops.
+//!
+//! An RX ring knows buffers and the length of the header they begin with, not frames.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use crossbeam_utils::CachePadded;
+
+use super::batch::{Chains, Held as Reservation, RxBatch, RxChain};
+use super::copy::{self, Gather, Segment};
+use super::dirty::DirtyLog;
+use super::error::RingError;
+use super::format::{Cursor, Format, Sink, Spot, Take};
+use super::iovec;
+use super::ledger::{Ledger, Range};
+use super::lock::Lock;
+use super::memory::{GuestMemory, Lookup};
+use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
+
+/// What a call of [`RxRing::reserve`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// How many of the wanted frames are in the batch; those too big for the ring count.
+    pub granted: usize,
+    /// The ring has too few buffers for the next frame. When this is false and `granted` is short,
+    /// the batch is full: complete it and reserve again.
+    pub starved: bool,
+}
+
+/// Positions; they outlast the ring object.
+#[derive(Debug)]
+struct State {
+    /// The next chain to reserve.
+    next: Cursor,
+    /// Where its used element will go.
+    used: Spot,
+    /// The spot that the last reservation found no chain at, or would have gone on at.
+    frontier: Spot,
+    ledger: Ledger,
+    /// Memory region of the last chain.
+    hint: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: CachePadded<Lock<State>>,
+    progress: CachePadded<Progress>,
+    /// Buffers were seen since the start.
+    posted: AtomicBool,
+    /// When the present drought began: 0 there is none, [`UNTIMED`] nobody has asked the time yet.
+    starved_at: AtomicU64,
+}
+
+const UNTIMED: u64 = u64::MAX;
+
+/// A running RX ring.
+#[derive(Debug)]
+pub struct RxRing {
+    window: Window,
+    shared: Arc<Shared>,
+}
+
+impl RingConfig {
+    /// Starts an RX ring. The guest is asked not to kick.
+    pub fn activate_rx(
+        &self,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+        at: ResumeAt,
+    ) -> Result<RxRing, RingError> {
+        let window = Window::new(self, memory, log)?;
+        let (next, used, count) = window.resume(at);
+        with_format!(&window.layout, f => f.disable_kicks(next));
+        let state = State {
+            next: Cursor {
+                spot: next,
+                seen: next.index,
+            },
+            used,
+            frontier: next,
+            ledger: Ledger::new(usize::from(self.size)),
+            hint: 0,
+        };
+        let shared = Arc::new(Shared {
+            state: CachePadded::new(Lock::new(state)),
+            progress: CachePadded::new(Progress::new(count)),
+            posted: AtomicBool::new(false),
+            starved_at: AtomicU64::new(0),
+        });
+        Ok(RxRing { window, shared })
+    }
+}
+
+impl RxRing {
+    /// The same ring with another memory table, log or call descriptor.
+    pub fn reconfigure(
+        &self,
+        config: &RingConfig,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Result<RxRing, RingError> {
+        let window = self.window.successor(config, memory, log)?;
+        self.shared.progress.owe_call();
+        Ok(RxRing {
+            window,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Reserves buffers for frames of `wants` bytes each, virtio-net header included, in order.
+    ///
+    /// A frame that this ring could never hold (a chain too small without mergeable buffers, or more
+    /// bytes than all its buffers have) is granted as [`Grant::TooBig`](super::Grant::TooBig) and takes nothing; the next
+    /// frame gets the chain. It ends at the first frame for which too few buffers are posted.
+    ///
+    /// What `batch` still held is cancelled. After an error the ring must not be used again.
+    #[inline]
+    pub fn reserve<'m>(
+        &'m self,
+        wants: &[u32],
+        batch: &mut RxBatch<'m>,
+    ) -> Result<Reserved, RingError> {
+        batch.release();
+        let result = with_format!(&self.window.layout, f => self.reserve_in(f, wants, batch));
+        match &result {
+            Ok(reserved) => self.note(reserved),
+            Err(_) => batch.clear(),
+        }
+        result
+    }
+
+    #[inline]
+    fn reserve_in<'m, F: Format>(
+        &'m self,
+        format: &F,
+        wants: &[u32],
+        batch: &mut RxBatch<'m>,
+    ) -> Result<Reserved, RingError> {
+        let memory: &'m GuestMemory = &self.window.memory;
+        let mut state = self.shared.state.lock();
+        if state.ledger.is_full() {
+            return Ok(Reserved {
+                granted: 0,
+                starved: true,
+            });
+        }
+        let mut starved_at = None;
+        let start = state.next;
+        let RxBatch {
+            frames,
+            chains,
+            segments,
+            held,
+        } = batch;
+        let mut walk = Walk {
+            features: self.window.features,
+            size: self.window.size,
+            format,
+            sink: Sink::new(Lookup::new(memory, state.hint), segments),
+            cursor: start,
+            chains,
+            slots: 0,
+        };
+        for &want in wants {
+            if frames.is_full() {
+                break;
+            }
+            let first = walk.chains.len();
+            match walk.frame(want)? {
+                Outcome::Fits => frames.push((walk.chains.len() - first) as u16),
+                Outcome::TooBig => frames.push(0),
+                // With an empty batch there will never be more room.
+                Outcome::NoRoom if first == 0 => frames.push(0),
+                Outcome::NoRoom => break,
+                Outcome::Starved(at) => {
+                    starved_at = Some(at);
+                    break;
+                }
+            }
+        }
+        let Walk { cursor, slots, .. } = walk;
+        let reserved = Reserved {
+            granted: frames.len(),
+            starved: starved_at.is_some(),
+        };
+        state.hint = walk.sink.hint();
+        state.next = cursor;
+        state.frontier = starved_at.unwrap_or(cursor.spot);
+        if !chains.is_empty() {
+            let (from, to) = (state.used, format.advance(state.used, slots));
+            let slots = u64::from(slots);
+            let ticket = state.ledger.push(Range { from, to, slots });
+            state.used = to;
+            *held = Some(Reservation {
+                ring: self,
+                ticket,
+                avail: start.spot,
+                used: from,
+            });
+        }
+        Ok(reserved)
+    }
+
+    /// Keeps `starved_at` and `posted` up to date, without writing what is so already.
+    #[inline]
+    fn note(&self, reserved: &Reserved) {
+        let Shared {
+            posted, starved_at, ..
+        } = &*self.shared;
+        if reserved.granted != 0 {
+            if starved_at.load(Ordering::Relaxed) != 0 {
+                starved_at.store(0, Ordering::Relaxed);
+            }
+            if !posted.load(Ordering::Relaxed) {
+                posted.store(true, Ordering::Relaxed);
+            }
+        } else if reserved.starved && starved_at.load(Ordering::Relaxed) == 0 {
+            starved_at.store(UNTIMED, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a frame into the segments of one grant, and marks them in the dirty log. Returns how
+    /// many bytes fitted, which is all of them if the reservation was for as many.
+    #[inline]
+    pub fn copy(&self, dst: &[Segment<'_>], frame: &Gather<'_>) -> usize {
+        copy::copy(dst, frame, self.window.log.as_deref())
+    }
+
+    /// Reads a frame from an uplink: its header into `header`, the rest into the segments of one
+    /// grant behind their first `skip` bytes. Returns the bytes read in all.
+    ///
+    /// `fd` must be `O_NONBLOCK`, or guest memory stays with the kernel while it waits.
+    pub fn readv(
+        &self,
+        fd: BorrowedFd<'_>,
+        header: &mut [u8],
+        dst: &[Segment<'_>],
+        skip: usize,
+    ) -> io::Result<usize> {
+        iovec::readv(fd, header, dst, skip, self.window.log.as_deref())
+    }
+
+    /// The frames of the batch are written: gives its chains to the guest, in the order of
+    /// reservation. Empties the batch.
+    #[inline]
+    pub fn complete(&self, batch: &mut RxBatch<'_>) {
+        debug_assert!(batch.belongs_to(self));
+        batch.finish();
+    }
+
+    /// The frames of the batch were not written. Its chains are taken back if they are the newest
+    /// reservation, and otherwise given to the guest as frames of zeros. Empties the batch.
+    pub fn cancel(&self, batch: &mut RxBatch<'_>) {
+        debug_assert!(batch.belongs_to(self));
+        batch.release();
+    }
+
+    /// The last frame of the batch is `len` bytes long, not as long as reserved (a read tells the
+    /// length only afterwards). Buffers beyond it are taken back, or follow as frames of zeros.
+    /// Returns how many buffers the frame has now.
+    pub fn shrink_last(&self, batch: &mut RxBatch<'_>, len: u32) -> u16 {
+        debug_assert!(batch.belongs_to(self));
+        let buffers = batch.cut_last(len, self.window.features.header_len);
+        let Some(held) = batch.held else {
+            return buffers;
+        };
+        let kept = batch.frames.iter().map(|&n| usize::from(n)).sum::<usize>();
+        if kept == batch.chains.len() {
+            return buffers;
+        }
+        let mut state = self.shared.state.lock();
+        if state.ledger.is_newest(held.ticket) {
+            let slots = batch.chains[..kept].iter().map(|c| c.used.slots).sum();
+            let advance = |spot| with_format!(&self.window.layout, f => f.advance(spot, slots));
+            state.next.spot = advance(held.avail);
+            state.frontier = state.next.spot;
+            state.used = advance(held.used);
+            let to = state.used;
+            state.ledger.shorten(held.ticket, to, u64::from(slots));
+            batch.chains.truncate(kept);
+        } else {
+            drop(state);
+            self.blank(batch, kept);
+        }
+        buffers
+    }
+
+    /// Turns each chain of the batch from index `first` on into a frame of zeros of its own.
+    fn blank(&self, batch: &mut RxBatch<'_>, first: usize) {
+        // The shortest Ethernet frame; its destination is nobody.
+        const ZEROS: [u8; 60] = [0; 60];
+        let mut header = [0; MAX_HEADER];
+        // num_buffers, where the header has it.
+        header[10] = 1;
+        let header = &header[..self.window.features.header_len];
+        let frame = Gather {
+            header,
+            head: &ZEROS,
+            rest: &[],
+            rest_skip: 0,
+            rest_len: 0,
+        };
+        for index in first..batch.chains.len() {
+            let written = self.copy(batch.chain_segments(index), &frame);
+            batch.chains[index].used.written = written as u32;
+        }
+    }
+
+    /// Publishes what `complete` and `cancel` have to.
+    #[inline]
+    pub(super) fn give_back(&self, batch: &RxBatch<'_>, held: &Reservation<'_>) {
+        with_format!(&self.window.layout, f => {
+            f.fill(held.used, batch.chains.iter().map(|chain| chain.used));
+            let mut state = self.shared.state.lock();
+            state.ledger.finish(held.ticket);
+            let mut slots = 0;
+            while let Some(range) = state.ledger.pop() {
+                f.publish(range.from, range.to);
+                slots += range.slots;
+            }
+            self.shared.progress.add(slots);
+        });
+    }
+
+    /// Gives up a reservation.
+    pub(super) fn withdraw(&self, batch: &mut RxBatch<'_>, held: &Reservation<'_>) {
+        let mut state = self.shared.state.lock();
+        if state.ledger.is_newest(held.ticket) {
+            state.ledger.withdraw(held.ticket);
+            state.next.spot = held.avail;
+            state.frontier = held.avail;
+            state.used = held.used;
+        } else {
+            drop(state);
+            self.blank(batch, 0);
+            self.give_back(batch, held);
+        }
+    }
+
+    /// Whether the guest posted a buffer since the ring started. Until it has, the queue is not one
+    /// to steer frames to.
+    #[inline]
+    pub fn has_buffers(&self) -> bool {
+        self.shared.posted.load(Ordering::Relaxed) || self.look_for_buffers()
+    }
+
+    #[cold]
+    fn look_for_buffers(&self) -> bool {
+        let mut state = self.shared.state.lock();
+        let found = with_format!(&self.window.layout, f => f.available(&mut state.next));
+        drop(state);
+        // An impossible index is for `reserve` to report.
+        let found = found.unwrap_or(true);
+        if found {
+            self.shared.posted.store(true, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// Turns kicks for new buffers on or off. Turning them on returns true if buffers have come since
+    /// the last reservation, which the guest may not kick for. The last caller decides: a sender that
+    /// waits does so for a bounded time anyway.
+    pub fn wait_for_buffers(&self, on: bool) -> Result<bool, RingError> {
+        let state = self.shared.state.lock();
+        let at = state.frontier;
+        if !on {
+            with_format!(&self.window.layout, f => f.disable_kicks(at));
+            return Ok(false);
+        }
+        with_format!(&self.window.layout, f => f.enable_kicks(at));
+        // Full fence: the guest must see the request before we look for the last time.
+        fence(Ordering::SeqCst);
+        let mut cursor = Cursor {
+            spot: at,
+            seen: at.index,
+        };
+        with_format!(&self.window.layout, f => f.available(&mut cursor))
+    }
+
+    /// Whether reservations have failed for want of buffers for more than `limit_ns`, without one
+    /// that succeeded. The time is counted from the first call after the first failure.
+    pub fn stalled(&self, now_ns: u64, limit_ns: u64) -> bool {
+        let starved_at = &self.shared.starved_at;
+        match starved_at.load(Ordering::Relaxed) {
+            0 => false,
+            UNTIMED => {
+                // Only from UNTIMED: a reservation that succeeds meanwhile ends the drought.
+                let now = now_ns.clamp(1, UNTIMED - 1);
+                let _ =
+                    starved_at.compare_exchange(UNTIMED, now, Ordering::Relaxed, Ordering::Relaxed);
+                false
+            }
+            since => now_ns.saturating_sub(since) > limit_ns,
+        }
+    }
+
+    /// The available index to go on at, for `GET_VRING_BASE` after quiescence.
+    pub fn next_avail(&self) -> u16 {
+        self.shared.state.lock().next.spot.index
+    }
+
+    /// Calls the guest if something was published since the last time and it wants to know; true if
+    /// it was called. Once at the end of a burst, by each writer.
+    #[inline]
+    pub fn notify(&self) -> bool {
+        self.shared.progress.notify(&self.window)
+    }
+
+    /// The memory that the ring and its buffers lie in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.window.memory
+    }
+}
+
+/// A walk through the available chains, frame by frame.
+struct Walk<'w, 'm, F> {
+    features: RingFeatures,
+    size: u16,
+    format: &'w F,
+    sink: Sink<'w, 'm, true>,
+    cursor: Cursor,
+    chains: &'w mut Chains,
+    slots: u16,
+}
+
+enum Outcome {
+    Fits,
+    /// No chain at this spot.
+    Starved(Spot),
+    TooBig,
+    NoRoom,
+}
+
+impl<F: Format> Walk<'_, '_, F> {
+    /// Takes as many chains as `want` bytes need, or none.
+    #[inline]
+    fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
+        let (spot, slots) = (self.cursor.spot, self.slots);
+        let (chains, segments) = (self.chains.len(), self.sink.segments());
+        let outcome = self.collect(want)?;
+        if !matches!(outcome, Outcome::Fits) {
+            self.cursor.spot = spot;
+            self.slots = slots;
+            self.chains.truncate(chains);
+            self.sink.truncate(segments);
+        }
+        Ok(outcome)
+    }
+
+    #[inline]
+    fn collect(&mut self, want: u32) -> Result<Outcome, RingError> {
+        let header = self.features.header_len as u64;
+        let mut missing = u64::from(want).max(header);
+        for _ in 0..self.size {
+            // A header's worth of every chain, so that each could carry a frame of its own.
+            self.sink.begin(missing.max(header));
+            let mut used = match self.format.take(&mut self.cursor, &mut self.sink)? {
+                Take::Chain(used) => used,
+                Take::Empty => return Ok(Outcome::Starved(self.cursor.spot)),
+                Take::NoRoom(_) => return Ok(Outcome::NoRoom),
+            };
+            let found = self.sink.len();
+            if found < header {
+                return Err(RingError::Runt {
+                    head: used.id,
+                    found,
+                    expected: self.features.header_len,
+                });
+            }
+            used.written = found.min(missing) as u32;
+            missing -= u64::from(used.written);
+            let end = self.sink.segments() as u32;
+            if self.chains.try_push(RxChain { used, end }).is_err() {
+                return Ok(Outcome::NoRoom);
+            }
+            self.slots += used.slots;
+            if missing == 0 {
+                return Ok(Outcome::Fits);
+            }
+            if !self.features.mergeable {
+                break;
+            }
+        }
+        Ok(Outcome::TooBig)
+    }
+}

@@ -1,0 +1,382 @@
+//! The split format: descriptor table, available ring, used ring (VIRTIO 1.2, 2.7).
+//!
+//! Positions are free-running 16-bit indices; a slot is an index modulo the queue size, which is a
+//! power of two. The available index is read again only when all chains it announced are taken.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::error::{Part, Place, RingError};
+use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used, passed};
+use super::memory::GuestMemory;
+use super::ring::{Area, Marks, RingConfig};
+
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
+pub(super) const INDIRECT: u16 = 4;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` and `VIRTQ_USED_F_NO_NOTIFY`.
+const SUPPRESS: u16 = 1;
+
+/// Size of a descriptor, in the ring and in an indirect table, in both formats.
+pub(super) const DESCRIPTOR: usize = 16;
+
+/// A descriptor as read: all of it in two loads.
+#[derive(Clone, Copy)]
+pub(super) struct Descriptor {
+    pub addr: u64,
+    pub len: u32,
+    /// Flags, then next (split); id, then flags (packed).
+    pub low: u16,
+    pub high: u16,
+}
+
+impl Descriptor {
+    /// Reads the descriptor at `ptr` once.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid for reads of 16 bytes, at any alignment.
+    #[inline]
+    pub unsafe fn read(ptr: *const u8) -> Descriptor {
+        #[derive(Clone, Copy)]
+        #[repr(C, packed)]
+        struct Unaligned(u64);
+        // SAFETY: the caller guarantees 16 bytes; the type has alignment 1. Volatile, so that the
+        // guest cannot make us see two different values.
+        let (addr, rest) = unsafe {
+            let words = ptr.cast::<Unaligned>();
+            (words.read_volatile().0, words.add(1).read_volatile().0)
+        };
+        let rest = u64::from_le(rest);
+        Descriptor {
+            addr: u64::from_le(addr),
+            len: rest as u32,
+            low: (rest >> 32) as u16,
+            high: (rest >> 48) as u16,
+        }
+    }
+}
+
+/// Pointers into one split ring.
+#[derive(Debug)]
+pub(super) struct Split {
+    size: u16,
+    indirect: bool,
+    event_idx: bool,
+    /// `size` descriptors.
+    desc: *const u8,
+    /// flags, idx, ring[size], `used_event`.
+    avail: *mut u16,
+    /// flags, idx, ring[size] of (id: u32, len: u32), `avail_event`.
+    used: *mut u16,
+    marks: Marks,
+}
+
+impl Split {
+    pub fn new(
+        config: &RingConfig,
+        memory: &GuestMemory,
+        marks: Marks,
+    ) -> Result<Split, RingError> {
+        let size = usize::from(config.size);
+        let area = |part, address, align, len| {
+            Area {
+                part,
+                address,
+                align,
+                len,
+            }
+            .locate(memory)
+        };
+        Ok(Split {
+            size: config.size,
+            indirect: config.features.indirect,
+            event_idx: config.features.event_idx,
+            desc: area(Part::Descriptors, config.desc, 16, DESCRIPTOR * size)?,
+            avail: area(Part::Available, config.avail, 2, 6 + 2 * size)?.cast(),
+            used: area(Part::Used, config.used, 4, 6 + 8 * size)?.cast(),
+            marks,
+        })
+    }
+
+    /// The used index in memory: where a ring resumes.
+    pub fn used_idx(&self) -> u16 {
+        u16::from_le(self.word(self.used, 1).load(Ordering::Acquire))
+    }
+
+    /// Word `index` of the available or used ring, which the guest accesses at the same time.
+    #[inline]
+    fn word(&self, ring: *mut u16, index: usize) -> &AtomicU16 {
+        debug_assert!(index < 3 + 4 * usize::from(self.size));
+        // SAFETY: `ring` is `avail` or `used`, aligned to at least 2 and mapped for 3 + size or
+        // 3 + 4 * size words (checked by `new`) while the memory that the ring holds lives; callers
+        // pass constants or slots below `size`. Concurrent access by the guest is what atomics are for.
+        unsafe { AtomicU16::from_ptr(ring.add(index)) }
+    }
+
+    #[inline]
+    fn slot(&self, index: u16) -> u16 {
+        index & (self.size - 1)
+    }
+
+    /// Word of `avail_event` in the used ring; `used_event` is the word behind the available ring.
+    fn avail_event(&self) -> usize {
+        2 + 4 * usize::from(self.size)
+    }
+
+    #[inline]
+    fn refresh(&self, cursor: &mut Cursor) -> Result<(), RingError> {
+        // Acquire: what the guest wrote before it moved the index is visible after this.
+        let found = u16::from_le(self.word(self.avail, 1).load(Ordering::Acquire));
+        let next = cursor.spot.index;
+        if found.wrapping_sub(next) > self.size {
+            return Err(RingError::AvailIndex {
+                found,
+                next,
+                size: self.size,
+            });
+        }
+        cursor.seen = found;
+        Ok(())
+    }
+
+    #[inline]
+    fn walk<const W: bool>(&self, head: u16, sink: &mut Sink<'_, '_, W>) -> Result<(), Stop> {
+        let mut index = head;
+        let mut left = self.size;
+        loop {
+            // SAFETY: `index` is below `size`: `take` checked the head, and the check below every
+            // further one; `desc` is valid for `size` descriptors while the ring's memory lives.
+            let d = unsafe { Descriptor::read(self.desc.add(usize::from(index) * DESCRIPTOR)) };
+            let (flags, next) = (d.low, d.high);
+            if flags & INDIRECT != 0 {
+                return self.walk_table(head, index, d, left, sink);
+            }
+            sink.push(d.addr, d.len, flags & WRITE != 0, Place::Ring(index))?;
+            if flags & NEXT == 0 || sink.satisfied() {
+                return Ok(());
+            }
+            left -= 1;
+            if left == 0 {
+                return Err(self.too_long(head).into());
+            }
+            if next >= self.size {
+                return Err(RingError::Next {
+                    place: Place::Ring(index),
+                    found: next,
+                    limit: self.size,
+                }
+                .into());
+            }
+            index = next;
+        }
+    }
+
+    /// Walks the indirect table that descriptor `of` refers to, `left` descriptors at most.
+    fn walk_table<const W: bool>(
+        &self,
+        head: u16,
+        of: u16,
+        d: Descriptor,
+        left: u16,
+        sink: &mut Sink<'_, '_, W>,
+    ) -> Result<(), Stop> {
+        let (table, entries) =
+            indirect_table(sink, d, d.low & NEXT != 0, of, self.indirect, self.size)?;
+        let mut entry = 0;
+        let mut left = left.min(entries);
+        loop {
+            // SAFETY: `entry` is below `entries`, checked below, and the table was looked up for
+            // that many descriptors in memory that outlives the sink.
+            let d = unsafe { Descriptor::read(table.add(usize::from(entry) * DESCRIPTOR)) };
+            let (flags, next) = (d.low, d.high);
+            let place = Place::Indirect { of, entry };
+            if flags & INDIRECT != 0 {
+                return Err(RingError::IndirectNested { place }.into());
+            }
+            sink.push(d.addr, d.len, flags & WRITE != 0, place)?;
+            if flags & NEXT == 0 || sink.satisfied() {
+                return Ok(());
+            }
+            left -= 1;
+            if left == 0 {
+                return Err(self.too_long(head).into());
+            }
+            if next >= entries {
+                return Err(RingError::Next {
+                    place,
+                    found: next,
+                    limit: entries,
+                }
+                .into());
+            }
+            entry = next;
+        }
+    }
+
+    #[cold]
+    fn too_long(&self, head: u16) -> RingError {
+        RingError::ChainLength {
+            head,
+            limit: self.size,
+        }
+    }
+}
+
+/// Checks an indirect descriptor and finds its table: the pointer and the number of entries.
+pub(super) fn indirect_table<const W: bool>(
+    sink: &mut Sink<'_, '_, W>,
+    d: Descriptor,
+    continues: bool,
+    of: u16,
+    negotiated: bool,
+    limit: u16,
+) -> Result<(*const u8, u16), RingError> {
+    let place = Place::Ring(of);
+    if !negotiated {
+        return Err(RingError::IndirectRefused { place });
+    }
+    if continues {
+        return Err(RingError::IndirectNext { place });
+    }
+    let entries = d.len / DESCRIPTOR as u32;
+    if entries == 0 || entries > u32::from(limit) || !(d.len as usize).is_multiple_of(DESCRIPTOR) {
+        return Err(RingError::IndirectSize {
+            place,
+            found: d.len,
+            limit,
+        });
+    }
+    let table = sink.table(d.addr, d.len).ok_or(RingError::Outside {
+        place,
+        address: d.addr,
+        len: d.len,
+    })?;
+    Ok((table, entries as u16))
+}
+
+impl Format for Split {
+    #[inline]
+    fn take<const W: bool>(
+        &self,
+        cursor: &mut Cursor,
+        sink: &mut Sink<'_, '_, W>,
+    ) -> Result<Take, RingError> {
+        let next = cursor.spot.index;
+        if next == cursor.seen {
+            self.refresh(cursor)?;
+            if next == cursor.seen {
+                return Ok(Take::Empty);
+            }
+        }
+        let slot = self.slot(next);
+        let head = u16::from_le(
+            self.word(self.avail, 2 + usize::from(slot))
+                .load(Ordering::Relaxed),
+        );
+        if head >= self.size {
+            return Err(RingError::Head {
+                slot,
+                found: head,
+                size: self.size,
+            });
+        }
+        match self.walk(head, sink) {
+            Ok(()) => {
+                cursor.spot.index = next.wrapping_add(1);
+                Ok(Take::Chain(Used {
+                    id: head,
+                    slots: 1,
+                    written: 0,
+                }))
+            }
+            Err(Stop::NoRoom) => Ok(Take::NoRoom(head)),
+            Err(Stop::Bad(error)) => Err(error),
+        }
+    }
+
+    fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
+        if cursor.spot.index == cursor.seen {
+            self.refresh(cursor)?;
+        }
+        Ok(cursor.spot.index != cursor.seen)
+    }
+
+    #[inline]
+    fn advance(&self, spot: Spot, slots: u16) -> Spot {
+        Spot {
+            index: spot.index.wrapping_add(slots),
+            wrap: spot.wrap,
+        }
+    }
+
+    #[inline]
+    fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>) {
+        let mut index = at.index;
+        for chain in chains {
+            let element = u64::from(chain.id) | u64::from(chain.written) << 32;
+            let slot = usize::from(self.slot(index));
+            // SAFETY: `slot` is below `size`, and `used` is mapped for 3 + 4 * size words while the
+            // ring's memory lives. Nobody else writes this slot: it belongs to this chain.
+            unsafe {
+                let place = self.used.add(2 + 4 * slot).cast::<u64>();
+                place.write_unaligned(element.to_le());
+            }
+            index = index.wrapping_add(chain.slots);
+        }
+    }
+
+    #[inline]
+    fn publish(&self, from: Spot, to: Spot) {
+        // Release: elements and payload become visible before the index does.
+        self.word(self.used, 1)
+            .store(to.index.to_le(), Ordering::Release);
+        if self.marks.on() {
+            let (first, count) = (self.slot(from.index), to.index.wrapping_sub(from.index));
+            let before_wrap = count.min(self.size - first);
+            for (slot, count) in [(first, before_wrap), (0, count - before_wrap)] {
+                self.marks
+                    .mark(4 + 8 * u64::from(slot), 8 * u64::from(count));
+            }
+            self.marks.mark(2, 2);
+        }
+    }
+
+    #[inline]
+    fn wants_call(&self, signalled: u64, published: u64) -> bool {
+        if self.event_idx {
+            let event = self.word(self.avail, 2 + usize::from(self.size));
+            let event = u16::from_le(event.load(Ordering::Relaxed));
+            passed(event, published as u16, signalled as u16)
+        } else {
+            let flags = self.word(self.avail, 0).load(Ordering::Relaxed);
+            u16::from_le(flags) & SUPPRESS == 0
+        }
+    }
+
+    fn disable_kicks(&self, at: Spot) {
+        if self.event_idx {
+            // There is no "never": the index just passed comes round again after 65,535 chains.
+            let never = at.index.wrapping_sub(1);
+            let word = self.avail_event();
+            self.word(self.used, word)
+                .store(never.to_le(), Ordering::Relaxed);
+            self.marks.mark(2 * word as u64, 2);
+        } else {
+            self.word(self.used, 0)
+                .store(SUPPRESS.to_le(), Ordering::Relaxed);
+            self.marks.mark(0, 2);
+        }
+    }
+
+    fn enable_kicks(&self, at: Spot) {
+        if self.event_idx {
+            let word = self.avail_event();
+            self.word(self.used, word)
+                .store(at.index.to_le(), Ordering::Relaxed);
+            self.marks.mark(2 * word as u64, 2);
+        } else {
+            self.word(self.used, 0).store(0, Ordering::Relaxed);
+            self.marks.mark(0, 2);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! TX: taking what the guest sends.
+//!
+//! A burst is peeked at, worked on, and given back. Peeking consumes nothing: a chain stays the
+//! guest's until it is finished, so a worker that must wait for a receiver leaves it and finds it
+//! again next time. Chains may be finished in any order and go back in the order they came.
+//!
+//! One worker at a time, by [`TxRing::try_lock`]. Everything here is about chains of bytes; what is
+//! in them is not known.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use arrayvec::ArrayVec;
+use crossbeam_utils::CachePadded;
+
+use super::copy::Segment;
+use super::dirty::DirtyLog;
+use super::error::RingError;
+use super::format::{Cursor, Format, MAX_SEGMENTS, Segments, Sink, Spot, Take, Used};
+use super::lock::{Held, Lock};
+use super::memory::{GuestMemory, Lookup};
+use super::ring::{Progress, ResumeAt, RingConfig, Window, give_back, with_format};
+
+/// How many chains a batch holds.
+pub const MAX_BATCH: usize = 64;
+
+/// One chain of a [`TxBatch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    start: u32,
+    count: u32,
+    /// Bytes in all.
+    pub len: u32,
+    /// It was finished before and waits for its turn to be given back; it has no segments.
+    pub done: bool,
+}
+
+/// A burst of chains, meant to live on a worker's stack.
+#[derive(Debug, Default)]
+pub struct TxBatch<'m> {
+    segments: Segments<'m>,
+    chains: ArrayVec<Chain, MAX_BATCH>,
+}
+
+impl<'m> TxBatch<'m> {
+    /// An empty batch.
+    pub fn new() -> TxBatch<'m> {
+        TxBatch {
+            segments: ArrayVec::new_const(),
+            chains: ArrayVec::new_const(),
+        }
+    }
+
+    /// The chains, in ring order; index `i` is what [`TxGuard::finish`] takes.
+    #[inline]
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
+
+    /// The segments of a chain of this batch.
+    #[inline]
+    pub fn segments(&self, chain: &Chain) -> &[Segment<'m>] {
+        let start = chain.start as usize;
+        self.segments
+            .get(start..start + chain.count as usize)
+            .unwrap_or_default()
+    }
+
+    fn clear(&mut self) {
+        self.segments.clear();
+        self.chains.clear();
+    }
+}
+
+/// Positions; they outlast the ring object.
+#[derive(Debug)]
+struct State {
+    /// The oldest chain that was not given back.
+    head: Cursor,
+    /// Where its used element goes.
+    used: Spot,
+    /// The chains from `head` on, as they were last peeked.
+    peeked: ArrayVec<Used, MAX_BATCH>,
+    /// Which of them are finished.
+    done: u64,
+    /// Memory region of the last chain.
+    hint: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: CachePadded<Lock<State>>,
+    progress: CachePadded<Progress>,
+}
+
+/// A running TX ring.
+#[derive(Debug)]
+pub struct TxRing {
+    window: Window,
+    shared: Arc<Shared>,
+}
+
+impl RingConfig {
+    /// Starts a TX ring.
+    pub fn activate_tx(
+        &self,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+        at: ResumeAt,
+    ) -> Result<TxRing, RingError> {
+        let window = Window::new(self, memory, log)?;
+        let (head, used, count) = window.resume(at);
+        let state = State {
+            head: Cursor {
+                spot: head,
+                seen: head.index,
+            },
+            used,
+            peeked: ArrayVec::new(),
+            done: 0,
+            hint: 0,
+        };
+        let shared = Arc::new(Shared {
+            state: CachePadded::new(Lock::new(state)),
+            progress: CachePadded::new(Progress::new(count)),
+        });
+        Ok(TxRing { window, shared })
+    }
+}
+
+impl TxRing {
+    /// The same ring with another memory table, log or call descriptor.
+    pub fn reconfigure(
+        &self,
+        config: &RingConfig,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Result<TxRing, RingError> {
+        let window = self.window.successor(config, memory, log)?;
+        self.shared.progress.owe_call();
+        Ok(TxRing {
+            window,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Takes the ring for one worker; `None` while another has it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<TxGuard<'_>> {
+        let state = self.shared.state.try_lock()?;
+        Some(TxGuard { ring: self, state })
+    }
+
+    /// Waits for the worker that has the ring.
+    pub fn lock(&self) -> TxGuard<'_> {
+        TxGuard {
+            ring: self,
+            state: self.shared.state.lock(),
+        }
+    }
+
+    /// The available index to go on at, for `GET_VRING_BASE` after quiescence.
+    pub fn next_avail(&self) -> u16 {
+        self.shared.state.lock().head.spot.index
+    }
+
+    /// Calls the guest if something was given back since the last time and it wants to know; true
+    /// if it was called. Once at the end of a burst.
+    #[inline]
+    pub fn notify(&self) -> bool {
+        self.shared.progress.notify(&self.window)
+    }
+
+    /// The memory that the ring and its buffers lie in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.window.memory
+    }
+}
+
+/// The ring, taken by one worker.
+pub struct TxGuard<'m> {
+    ring: &'m TxRing,
+    state: Held<'m, State>,
+}
+
+impl<'m> TxGuard<'m> {
+    /// Walks up to `max` available chains, at most [`MAX_BATCH`], from the oldest on. Nothing is
+    /// consumed. Fewer come back when the batch has no room for the segments of the next one.
+    ///
+    /// After an error the ring must not be used again: it is the guest's fault, and the same error
+    /// would come back.
+    #[inline]
+    pub fn peek(&mut self, batch: &mut TxBatch<'m>, max: usize) -> Result<usize, RingError> {
+        batch.clear();
+        let ring = self.ring;
+        let result = with_format!(&ring.window.layout, f => self.peek_in(f, batch, max));
+        if result.is_err() {
+            batch.clear();
+        }
+        result
+    }
+
+    #[inline]
+    fn peek_in<F: Format>(
+        &mut self,
+        format: &F,
+        batch: &mut TxBatch<'m>,
+        max: usize,
+    ) -> Result<usize, RingError> {
+        let state = &mut *self.state;
+        let memory: &'m GuestMemory = &self.ring.window.memory;
+        let TxBatch { segments, chains } = batch;
+        let mut cursor = state.head;
+        let mut sink = Sink::<false>::new(Lookup::new(memory, state.hint), segments);
+        while chains.len() < max.min(MAX_BATCH) {
+            let index = chains.len();
+            let start = sink.segments();
+            if state.done & (1 << index) != 0 {
+                cursor.spot = format.advance(cursor.spot, state.peeked[index].slots);
+                chains.push(Chain {
+                    start: start as u32,
+                    count: 0,
+                    len: 0,
+                    done: true,
+                });
+                continue;
+            }
+            sink.begin(u64::MAX);
+            let used = match format.take(&mut cursor, &mut sink)? {
+                Take::Chain(used) => used,
+                Take::Empty => break,
+                Take::NoRoom(head) if start == 0 => {
+                    return Err(RingError::Fragmented {
+                        head,
+                        limit: MAX_SEGMENTS,
+                    });
+                }
+                Take::NoRoom(_) => {
+                    sink.truncate(start);
+                    break;
+                }
+            };
+            let len = u32::try_from(sink.len()).map_err(|_| RingError::ChainBytes {
+                head: used.id,
+                found: sink.len(),
+            })?;
+            match state.peeked.get_mut(index) {
+                Some(place) => *place = used,
+                None => state.peeked.push(used),
+            }
+            chains.push(Chain {
+                start: start as u32,
+                count: (sink.segments() - start) as u32,
+                len,
+                done: false,
+            });
+        }
+        state.head.seen = cursor.seen;
+        state.hint = sink.hint();
+        Ok(chains.len())
+    }
+
+    /// Chain `index` of the last peek needs no more. Out of range is ignored.
+    #[inline]
+    pub fn finish(&mut self, index: usize) {
+        if index < self.state.peeked.len() {
+            self.state.done |= 1 << index;
+        }
+    }
+
+    /// Gives the finished chains at the front back to the guest; returns how many. The indices of
+    /// those behind them move down by as many.
+    #[inline]
+    pub fn publish(&mut self) -> u16 {
+        let state = &mut *self.state;
+        let window = &self.ring.window;
+        let count = state.done.trailing_ones() as usize;
+        let Some(last) = count.checked_sub(1).map(|last| state.peeked[last]) else {
+            return 0;
+        };
+        let slots = state.peeked[..count].iter().map(|used| used.slots).sum();
+        let advance = |spot| with_format!(&window.layout, f => f.advance(spot, slots));
+        let end = advance(state.used);
+        if window.features.in_order {
+            // One element stands for the whole batch: the last chain's (VIRTIO 1.2, 2.7.8).
+            let batch = Used { slots, ..last };
+            give_back(&window.layout, state.used, end, std::iter::once(batch));
+        } else {
+            let chains = state.peeked[..count].iter().copied();
+            give_back(&window.layout, state.used, end, chains);
+        }
+        state.used = end;
+        state.head.spot = advance(state.head.spot);
+        state.peeked.drain(..count);
+        // A shift by 64 would overflow; then all were done.
+        state.done = state.done.checked_shr(count as u32).unwrap_or(0);
+        self.ring.shared.progress.add(u64::from(slots));
+        count as u16
+    }
+
+    /// Whether there are chains that were not given back, finished or not.
+    #[inline]
+    pub fn available(&mut self) -> Result<bool, RingError> {
+        with_format!(&self.ring.window.layout, f => f.available(&mut self.state.head))
+    }
+
+    /// Asks the guest not to kick: the queue is polled.
+    pub fn disable_kicks(&mut self) {
+        let at = self.state.head.spot;
+        with_format!(&self.ring.window.layout, f => f.disable_kicks(at));
+    }
+
+    /// Asks the guest to kick. True if there is work after all, which the guest may not kick for.
+    pub fn enable_kicks(&mut self) -> Result<bool, RingError> {
+        let at = self.state.head.spot;
+        with_format!(&self.ring.window.layout, f => f.enable_kicks(at));
+        // Full fence: the guest must see the request before we look for the last time
+        // (VIRTIO 1.2, 2.7.10.2).
+        fence(Ordering::SeqCst);
+        self.available()
+    }
+}
