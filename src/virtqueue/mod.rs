@@ -32,7 +32,6 @@ mod sigbus;
 mod split;
 mod tx;
 
-
 pub use batch::{Grant, RxBatch};
 pub use copy::{Gather, Segment, read};
 pub use dirty::DirtyLog;
