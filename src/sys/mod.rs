@@ -12,5 +12,6 @@ pub mod fdpass;
 pub mod limits;
 pub mod poller;
 pub mod process;
+pub mod rate_limit;
 pub mod socket;
 pub mod zeroed;
