@@ -4,7 +4,6 @@ Each is driven over its serial console, which a thread reads all the time: a con
 stalls the guest. RX and TX are from the guest's side.
 """
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -34,20 +33,24 @@ def nic(socket, address, props='', *, queues=1, listen=False, reconnect_ms=200, 
                        + ('' if rom else ',romfile=') + (f',{props}' if props else '')]
 
 
-class Machine:
-    """One QEMU; killed by close(). `share=False` forgets that the memory has to be shared."""
+def emulator(memory, cpus=1, share=True):
+    """The start of a command line: QEMU under TCG with so many MiB of memory, which evb can map if it is
+    shared."""
+    return [QEMU, '-accel', 'tcg,thread=multi', '-M', 'q35,memory-backend=mem', '-m', str(memory), '-smp', str(cpus),
+            '-object', f'memory-backend-memfd,id=mem,size={memory}M,share={"on" if share else "off"}']
 
-    def __init__(self, directory, name, args, memory, cpus=1, incoming=None, share=True, reboots=False):
+
+class Machine:
+    """One QEMU; killed by close(). `command` is what starts it, with its machine and its memory."""
+
+    def __init__(self, directory, name, command, args=()):
         self.directory, self.name, self.started = directory, name, time.monotonic()
         self.log, self.qmp_stream = directory / f'{name}.log', None
         serial, qmp = directory / f'{name}.ser', directory / f'{name}.qmp'
         self.process = spawn(
-            [QEMU, '-nodefaults', '-no-user-config', '-display', 'none', *([] if reboots else ['-no-reboot']),
-             '-accel', 'tcg,thread=multi', '-M', 'q35,memory-backend=mem', '-m', str(memory), '-smp', str(cpus),
-             '-object', f'memory-backend-memfd,id=mem,size={memory}M,share={"on" if share else "off"}',
+            [*command, '-nodefaults', '-no-user-config', '-display', 'none',
              '-chardev', f'socket,id=ser,path={serial},server=on,wait=off,logfile={directory}/{name}.console',
-             '-serial', 'chardev:ser', '-qmp', f'unix:{qmp},server=on,wait=off',
-             *(['-incoming', incoming] if incoming else []), *args], self.log)
+             '-serial', 'chardev:ser', '-qmp', f'unix:{qmp},server=on,wait=off', *args], self.log)
         try:
             self.console = Console(name, connect(serial, self.process, 60, self.log))
             self.qmp_stream = connect(qmp, self.process, 60, self.log).makefile('rw')
@@ -150,10 +153,11 @@ class Console:
 class Bare(Machine):
     """The bare-metal guest (bare/bare.c): `accept` lists the features that it takes if they are offered."""
 
-    def __init__(self, directory, name, nic_args, accept=(), words='role=echo', legacy=False):
+    def __init__(self, directory, name, nic_args, accept=(), words='role=echo', legacy=False, command=None):
         mask = sum(1 << FEATURES[f] for f in accept)
         line = f'accept={mask:x} {words}' + (' legacy' if legacy else '')
-        super().__init__(directory, name, ['-kernel', IMAGES / 'bare.elf', '-append', line, *nic_args], 32)
+        super().__init__(directory, name, command or emulator(32),
+                         ['-no-reboot', '-kernel', IMAGES / 'bare.elf', '-append', line, *nic_args])
 
     def negotiated(self):
         """The features agreed on, by name."""
@@ -174,13 +178,14 @@ class Linux(Machine):
     """A Linux guest that takes shell commands on its console."""
     CMDLINE = 'console=ttyS0 quiet panic=-1 nokaslr mitigations=off'
 
-    def __init__(self, directory, name, nic_args=(), memory=256, initrd=None, boot=None, **options):
+    def __init__(self, directory, name, nic_args=(), *, memory=256, cpus=1, share=True, initrd=None, boot=None,
+                 incoming=None, reboots=False):
         """`initrd` replaces the image's; `boot` replaces kernel and initrd by QEMU arguments of one's own."""
         if boot is None:
             boot = ['-kernel', IMAGES / 'vmlinux', '-initrd', initrd or IMAGES / 'guest.cpio',
                     '-append', self.CMDLINE]
-        self.commands = itertools.count()
-        super().__init__(directory, name, [*boot, *nic_args], memory, **options)
+        super().__init__(directory, name, emulator(memory, cpus, share), [
+            *boot, *nic_args, *([] if reboots else ['-no-reboot']), *(['-incoming', incoming] if incoming else [])])
 
     def ready(self, timeout=180):
         """Waits until it takes commands; remembers how long it took."""

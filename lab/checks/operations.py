@@ -46,3 +46,22 @@ def example_config(lab, path):
     done = subprocess.run([BINARY, 'check', '--config', path], text=True, timeout=30, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
+
+
+@check(smoke=True, cases={
+    'qemu-connects': ('qemu-connects.sh', 'listen', ()),
+    'qemu-listens': ('qemu-listens.sh', 'connect', ()),
+    'qemu-multiqueue': ('qemu-multiqueue.sh', 'listen', ('2',)),
+})
+def example_command(lab, script, role, arguments):
+    """The command lines under qemu-configs/ start guests as they stand; frames go there and back."""
+    names = ('echo', 'probe')
+    evb = lab.evb(*(names if role == 'listen' else ()), config='[[relay]]\nname = "net"\n' + ''.join(
+        f'[[port]]\nname = "{p}"\nrelay = "net"\n{role} = "{{dir}}/{p}.sock"\n' for p in names))
+    for n, (name, words) in enumerate(zip(names, ('role=echo', 'role=probe peer=525400000001 frames=100')), 1):
+        guest = lab.bare(name, (), words=words, command=[
+            ROOT / 'qemu-configs' / script, evb.socket(name), mac(n), *arguments, '-accel', 'tcg'])
+        if name == 'echo':
+            guest.echoing()
+    sent, lost, bad = guest.probed()
+    assert (lost, bad) == (0, 0), f'{sent} frames: {lost} lost, {bad} wrong'
