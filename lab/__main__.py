@@ -3,6 +3,15 @@ import argparse
 import signal
 import sys
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupt(*_):
+    """A kill cleans up as Ctrl-C does, and a second one does not keep it from that."""
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
 
 def main():
     parser = argparse.ArgumentParser(prog='python3 -m lab', description='Real guests in front of a real evb.')
@@ -11,8 +20,8 @@ def main():
     parser.add_argument('-k', metavar='WORD', action='append', default=[],
                         help='only the checks whose name contains WORD (may be given several times)')
     options = parser.parse_args()
-    # So that a kill cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signal_number in SIGNALS:
+        signal.signal(signal_number, interrupt)
     if options.what == 'demo':
         from . import demo
         return demo.main()

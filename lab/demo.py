@@ -76,10 +76,10 @@ def play(lab):
     sent, answered = vm1.ping('10.0.0.2', 5, 0.3)
     passed = sent == answered
 
-    title('vm1 sends 32 MiB of random bytes to vm2 by TCP, and the sums are compared')
+    title('vm1 sends 16 MiB of random bytes to vm2 by TCP, and the sums are compared')
     with quietly(vm1), quietly(vm2):
-        seconds = vm1.send_file(vm2, '10.0.0.2', 32)
-    say('vm2', f'received; the MD5 sums are equal ({32 * 8.39 / seconds:.0f} Mbit/s, on emulated CPUs)')
+        seconds = vm1.send_file(vm2, '10.0.0.2', 16)
+    say('vm2', f'received; the MD5 sums are equal ({16 * 8.39 / seconds:.0f} Mbit/s, on emulated CPUs)')
 
     title('What the ports have counted')
     show_ports(evb)
@@ -90,7 +90,7 @@ def play(lab):
     say('vm2*', 'a third QEMU waits on port3 for the state of vm2')
     with quietly(vm2):
         marker = vm2.check('cat /proc/sys/kernel/random/boot_id')
-    vm1.start('ping -i 0.25 -c 32 10.0.0.2')
+    vm1.start('ping -i 0.25 -c 24 10.0.0.2')
     vm1.expect(rb'seq=4 ')
     say('vm2', 'is being moved ...')
     state = vm2.migrate(uri)

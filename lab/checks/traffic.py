@@ -18,6 +18,7 @@ def two_guests(lab):
     after = evb.counters('b')
     assert after['rx_bytes'] - before['rx_bytes'] > 8 << 20 and after['tx_bytes'] - before['tx_bytes'] > 8 << 20
     b.serve_tcp()
+    assert 'running' in evb.cli('status')
     note = f'{a.tcp("10.0.0.2", 2)} Mbit/s out, {a.tcp("10.0.0.2", 2, "-R")} Mbit/s in'
     evb.stop()
     assert not evb.socket('a').exists(), 'a socket was left behind'
