@@ -14,7 +14,7 @@ use super::features::has;
 use crate::virtqueue::{
     DirtyLog, GuestMemory, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
 };
-use crate::worker::FloodState;
+use crate::worker::QueueProgress;
 
 /// Where a ring lies, as SET_VRING_ADDR says it: addresses of the front end's own mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Running {
     /// A ring that the guest receives from.
     Rx(Arc<RxRing>),
     /// A ring that the guest sends to.
-    Tx(Arc<TxRing>, Arc<FloodState>),
+    Tx(Arc<TxRing>, Arc<QueueProgress>),
 }
 
 /// What all rings of a device share.
