@@ -10,7 +10,12 @@ pub mod cpu;
 pub mod eventfd;
 pub mod fdpass;
 pub mod limits;
+#[cfg(test)]
+pub mod namespace;
+pub mod node;
+pub mod packet;
 pub mod poller;
 pub mod process;
 pub mod socket;
+pub mod tun;
 pub mod zeroed;
