@@ -284,6 +284,26 @@ pub struct ApiError {
     pub remedy: Option<String>,
 }
 
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads a VLAN as people write it.
+///
+/// # Errors
+///
+/// A phrase that says what would be right.
+pub fn parse_vid(text: &str) -> Result<Vid, String> {
+    let number = text.parse().ok().and_then(Vid::new);
+    number.ok_or_else(|| format!("a VLAN is a number from 1 to {}", Vid::MAX))
+}
+
 /// Values that are written as text in JSON, the way people write them.
 mod text {
     use std::fmt::Display;
@@ -306,8 +326,7 @@ mod text {
 
     impl Text for Vid {
         fn read(text: &str) -> Result<Vid, String> {
-            let number = text.parse().ok().and_then(Vid::new);
-            number.ok_or_else(|| format!("{text:?}: a VLAN is a number from 1 to {}", Vid::MAX))
+            super::parse_vid(text).map_err(|error| format!("{text:?}: {error}"))
         }
     }
 
@@ -323,6 +342,7 @@ mod text {
     pub mod option {
         use super::{Deserialize, Deserializer, Error, Serializer, Text};
 
+        #[expect(clippy::ref_option, reason = "serde calls it this way")]
         pub fn serialize<T: Text, S: Serializer>(
             value: &Option<T>,
             to: S,

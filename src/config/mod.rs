@@ -11,6 +11,10 @@
 //! Does not know: whether a socket can be bound, a NIC exists or a CPU is there; that is found out
 //! by those who open them.
 
+use std::path::{Path, PathBuf};
+
+use crate::relay::{Mode, PortConfig, VlanConfig};
+
 mod convert;
 mod diff;
 mod file;
@@ -24,10 +28,6 @@ pub use model::{
     Port, Relay, StaticEntry, Tap, Uplink, Via,
 };
 pub use report::{ConfigErrors, Fault, Span};
-
-use std::path::{Path, PathBuf};
-
-use crate::relay::{Mode, PortConfig, VlanConfig};
 
 /// The relay that ports of the command line join.
 pub const DEFAULT_RELAY: &str = "default";
@@ -52,7 +52,7 @@ impl Config {
     pub fn parse(text: &str, origin: &str) -> Result<Config, ConfigErrors> {
         let mut faults = Vec::new();
         let file = read::read(text, &mut faults);
-        let config = convert::convert(file, &mut faults);
+        let config = convert::convert(&file, &mut faults);
         if faults.is_empty() {
             Ok(config)
         } else {
@@ -100,7 +100,7 @@ impl Config {
             let port = Port {
                 relay: DEFAULT_RELAY.to_owned(),
                 backend: Backend::Listen(path.clone()),
-                queues: 1,
+                queues: convert::port::QUEUES_OF_VM,
                 settings: PortConfig::local(Mode::Bridge, VlanConfig::Flat, Vec::new()),
             };
             if let Some(other) = config.ports.insert(name.clone(), port) {

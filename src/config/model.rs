@@ -218,7 +218,7 @@ pub enum LinkKind {
         /// The device.
         dev: String,
     },
-    /// AF_XDP sockets on a device.
+    /// `AF_XDP` sockets on a device.
     AfXdp {
         /// The device.
         dev: String,
@@ -254,7 +254,7 @@ pub enum Via {
     Macvtap,
     /// By a packet socket.
     AfPacket,
-    /// By AF_XDP sockets.
+    /// By `AF_XDP` sockets.
     AfXdp,
 }
 

@@ -13,6 +13,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, rendere
 /// Where in the text a word stands, in bytes.
 pub type Span = Range<usize>;
 
+/// How many faults are shown at once: nobody reads more, and a hostile file could hold a million.
+const SHOWN_MAX: usize = 50;
+
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -124,11 +127,21 @@ impl ConfigErrors {
         };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut out = String::new();
-        for fault in &self.faults {
+        for fault in self.faults.iter().take(SHOWN_MAX) {
             if !out.is_empty() {
                 out.push_str("\n\n");
             }
             out.push_str(&renderer.render(&[self.group(fault)]));
+        }
+        if let Some(more) = self
+            .faults
+            .len()
+            .checked_sub(SHOWN_MAX)
+            .filter(|more| *more > 0)
+        {
+            let title = Level::ERROR.primary_title(format!("{more} more like these"));
+            out.push_str("\n\n");
+            out.push_str(&renderer.render(&[Group::with_title(title)]));
         }
         out
     }

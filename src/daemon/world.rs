@@ -15,7 +15,7 @@ use crate::stats::{PortCounters, Totals};
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
-pub const MAX_PORTS: usize = 4096;
+pub const MAX_PORTS: usize = 16384;
 
 /// A relay and who is in it.
 pub struct RelayEntry {

@@ -18,8 +18,8 @@ impl Mac {
 
     /// The address whose number is the low 48 bits of `number`.
     pub const fn from_u64(number: u64) -> Mac {
-        let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
-        Mac([a, b, c, d, e, f])
+        let [_, _, octets @ ..] = number.to_be_bytes();
+        Mac(octets)
     }
 
     /// The octets in the order of transmission.
@@ -29,8 +29,10 @@ impl Mac {
 
     /// The address as a number below 2^48.
     pub const fn to_u64(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        let mut bytes = [0; 8];
+        let (_, low) = bytes.split_at_mut(2);
+        low.copy_from_slice(&self.0);
+        u64::from_be_bytes(bytes)
     }
 
     /// Whether it is a group address: multicast or broadcast.
@@ -57,8 +59,11 @@ impl From<[u8; 6]> for Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let [first, others @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        others
+            .iter()
+            .try_for_each(|octet| write!(f, ":{octet:02x}"))
     }
 }
 

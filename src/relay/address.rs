@@ -40,16 +40,21 @@ impl View<'_> {
     }
 
     /// The port in a VLAN that `mac` is registered at, by configuration or because it was pinned,
-    /// `except` excepted. Inactive ports own nothing.
+    /// `except` excepted. Inactive ports own nothing. Of two that claim it, the lower slot has it.
     fn registered_at(&self, vlan: &Vlan<'_>, mac: Mac, except: Option<Slot>) -> Option<Slot> {
         self.registrants(mac)
-            .find(|slot| Some(*slot) != except && vlan.has(*slot) && self.owns(*slot))
+            .filter(|slot| Some(*slot) != except && vlan.has(*slot) && self.owns(*slot))
+            .min()
     }
 
     /// The ports that `mac` is registered at, in any VLAN and whether active or not.
     fn registrants(&self, mac: Mac) -> impl Iterator<Item = Slot> {
         let configured = self.relay.registered(mac).iter().copied();
-        configured.chain(self.relay.fdb.pinned(mac))
+        let pinned = self.relay.fdb.pinned(mac).filter(|slot| {
+            let port = self.relay.port(*slot);
+            port.is_some_and(|port| port.config.pins_first())
+        });
+        configured.chain(pinned)
     }
 
     /// Notes that a port used one of its registered addresses.
@@ -82,7 +87,7 @@ impl View<'_> {
             return Ok(());
         }
         match port.config.mac_policy {
-            MacPolicy::Pinned if port.config.macs.is_empty() => {
+            MacPolicy::Pinned if port.config.pins_first() => {
                 self.admit_first(from, port, vlan, src, now)
             }
             MacPolicy::Pinned => {

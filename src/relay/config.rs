@@ -46,7 +46,7 @@ impl Default for RelayConfig {
     }
 }
 
-/// Who receives multicast frames. Broadcast, 224.0.0.x, ff02::1 and reserved addresses let through
+/// Who receives multicast frames. Broadcast, 224.0.0.x, `ff02::1` and reserved addresses let through
 /// always go to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Multicast {
@@ -128,6 +128,7 @@ pub struct StaticGroup {
 
 /// The settings of one port of a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Each is a word of the configuration.
 pub struct PortConfig {
     /// Local port or uplink.
     pub role: Role,
@@ -193,6 +194,11 @@ impl PortConfig {
             reflective,
             ..PortConfig::local(Mode::Bridge, vlan, Vec::new())
         }
+    }
+
+    /// Whether the port is pinned to the first source that it shows.
+    pub fn pins_first(&self) -> bool {
+        self.mac_policy == MacPolicy::Pinned && self.macs.is_empty()
     }
 
     /// How many addresses the port may have learned at a time.

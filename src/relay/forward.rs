@@ -100,19 +100,19 @@ impl View<'_> {
         let learn = !opened;
         let verdict = if port.is_uplink() {
             match self.reflected_from(from, port, &vlan, header.src, now, learn) {
-                None => self.from_outside(from, &vlan, header.dst, now, targets),
+                None => self.receive(from, &vlan, header.dst, now, targets),
                 Some(_) if relay.config.reflect_local => Err(DropReason::Reflected),
                 Some(sender) => self.reflected(sender, &vlan, header.dst, now, targets),
             }
         } else {
             self.admit_source(from, port, &vlan, header.src, now, learn)
-                .and_then(|()| self.from_local(from, port, &vlan, header.dst, now, targets))
+                .and_then(|()| self.send(from, port, &vlan, header.dst, now, targets))
         };
         (verdict, class)
     }
 
     /// Table 1: from local port `from`.
-    fn from_local(
+    fn send(
         &self,
         from: Slot,
         port: &Port,
@@ -185,7 +185,7 @@ impl View<'_> {
     }
 
     /// Table 2, source outside.
-    fn from_outside(
+    fn receive(
         &self,
         uplink: Slot,
         vlan: &Vlan<'_>,
@@ -326,7 +326,7 @@ impl View<'_> {
         let port = self.relay.port(to).ok_or(DropReason::PortDown)?;
         let action = match &self.relay.vids {
             None => TagAction::default(),
-            Some(vids) => port.vlan.egress(class, frame.header, vids)?,
+            Some(vids) => port.vlan.egress(*class, frame.header, vids)?,
         };
         if let Some(mtu) = port.config.mtu {
             let tags = (frame.header.tags + u8::from(action.push.is_some()))

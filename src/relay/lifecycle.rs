@@ -18,6 +18,9 @@ pub enum StaticError {
     /// The VID is missing, superfluous, or not one of the port's.
     #[error("the port is not in that VLAN")]
     NotMember,
+    /// The relay is a passthrough relay, which has no filtering database.
+    #[error("a passthrough relay has no filtering database")]
+    Passthrough,
     /// The relay holds as many addresses as it may.
     #[error("the relay is at its limit of addresses")]
     Full,
@@ -63,6 +66,9 @@ impl Relay {
         if self.port(slot).is_none() {
             return Err(StaticError::NoPort);
         }
+        if self.passthrough.is_some() {
+            return Err(StaticError::Passthrough);
+        }
         let vlan = self.vlan(vid.map_or(0, Vid::get));
         if vid.is_none() != self.vids.is_none() || !vlan.has(slot) {
             return Err(StaticError::NotMember);
@@ -98,19 +104,18 @@ impl Relay {
             return Vec::new();
         };
         let mut macs = port.config.macs.clone();
-        for mac in port.state.pinned().into_iter().chain(extra) {
+        for mac in port.pin().into_iter().chain(extra) {
             if !macs.contains(&mac) {
                 macs.push(mac);
             }
         }
-        let vids: Vec<Option<Vid>> = match &self.vids {
-            None => vec![None],
-            Some(_) => {
-                let mut seen = port.state.seen_vids();
-                seen.extend(port.vlan.pvid());
-                let members = seen.iter().filter(|vid| self.vlan(vid.get()).has(slot));
-                members.map(Some).collect()
-            }
+        let vids: Vec<Option<Vid>> = if self.vids.is_none() {
+            vec![None]
+        } else {
+            let mut seen = port.state.seen_vids();
+            seen.extend(port.vlan.pvid());
+            let members = seen.iter().filter(|vid| self.vlan(vid.get()).has(slot));
+            members.map(Some).collect()
         };
         let with_vids = |mac| vids.iter().map(move |vid| Announcement { mac, vid: *vid });
         macs.into_iter().flat_map(with_vids).collect()

@@ -24,12 +24,17 @@ mod config;
 mod fdb;
 mod forward;
 mod lifecycle;
+#[cfg(test)]
+mod model;
 mod passthrough;
 mod port;
 mod reserved;
 mod tables;
 mod vid_set;
 mod vlan;
+
+#[cfg(test)]
+mod tests;
 
 pub use check::RelayError;
 pub use config::{

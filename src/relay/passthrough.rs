@@ -72,7 +72,7 @@ impl View<'_> {
         };
         !port.config.accept_own_src
             && (port.config.macs.contains(&src)
-                || port.state.pinned() == Some(src)
+                || port.pin() == Some(src)
                 || self.relay.fdb.lookup(0, src, now).is_some())
     }
 }

@@ -43,6 +43,11 @@ impl Port {
         &self.state
     }
 
+    /// The address it pinned at first sight, as long as it is told to do so.
+    pub(super) fn pin(&self) -> Option<Mac> {
+        self.state.pin.get().filter(|_| self.config.pins_first())
+    }
+
     pub(super) fn is_uplink(&self) -> bool {
         self.config.role == Role::Uplink
     }
@@ -189,7 +194,7 @@ impl Relay {
             learns_outside: !masks.bridge.is_empty(),
             routers: routers.map(|(slot, _)| slot).collect(),
             vlans: match &vids {
-                None => Vlans::flat(seated().map(|(slot, _)| slot).collect(), ports.len()),
+                None => Vlans::flat(&seated().map(|(slot, _)| slot).collect(), ports.len()),
                 Some(vids) => Vlans::new(seated(), vids, &config.fids, ports.len()),
             },
             vids,
@@ -271,7 +276,7 @@ impl Relay {
     }
 }
 
-/// 224.0.0.x, ff02::1 and the addresses reserved for links.
+/// 224.0.0.x, `ff02::1` and the addresses reserved for links.
 fn never_pruned(group: Mac) -> bool {
     matches!(
         group.octets(),
@@ -297,7 +302,7 @@ fn relay_vids<'a>(ports: impl Iterator<Item = &'a Port>) -> Option<RelayVids> {
 
 impl Vlans {
     /// The one broadcast domain of a flat relay.
-    fn flat(members: PortSet, ports: usize) -> Vlans {
+    fn flat(members: &PortSet, ports: usize) -> Vlans {
         let stride = ports.div_ceil(64).max(1);
         Vlans {
             entries: Box::new([VlanEntry::default()]),
@@ -322,13 +327,20 @@ impl Vlans {
         }
         let mut entries = vec![VlanEntry::default(); 4096];
         let mut bitmaps = Vec::new();
-        let mut known: HashMap<&[u64], u16> = HashMap::new();
+        let mut known: HashMap<&[u64], u16, foldhash::fast::RandomState> = HashMap::default();
+        let mut last: Option<(&[u64], u16)> = None;
         for (number, (entry, bitmap)) in entries.iter_mut().zip(all.chunks(stride)).enumerate() {
             let next = known.len() as u16;
-            entry.bitmap = *known.entry(bitmap).or_insert_with(|| {
-                bitmaps.extend_from_slice(bitmap);
-                next
-            });
+            // Most VLANs have the members of the one before.
+            let index = match last {
+                Some((before, index)) if before == bitmap => index,
+                _ => *known.entry(bitmap).or_insert_with(|| {
+                    bitmaps.extend_from_slice(bitmap);
+                    next
+                }),
+            };
+            last = Some((bitmap, index));
+            entry.bitmap = index;
             entry.fid = number as Fid;
         }
         for set in fids.iter().filter(|set| set.len() > 1) {

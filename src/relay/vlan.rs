@@ -185,7 +185,7 @@ impl PortVlan {
     /// Decides the tag of a copy that leaves by the port.
     pub(super) fn egress(
         &self,
-        class: &Class,
+        class: Class,
         header: &Header,
         vids: &RelayVids,
     ) -> Result<TagAction, DropReason> {

@@ -16,6 +16,7 @@ pub mod node;
 pub mod packet;
 pub mod poller;
 pub mod process;
+pub mod rate_limit;
 pub mod socket;
 pub mod tun;
 pub mod zeroed;

@@ -13,12 +13,14 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::features::DevicePolicy;
-use super::session::{PortHost, Session};
+use super::session::{PortHost, SHARE_HINT, Session};
 use crate::frame::mac::Mac;
 use crate::sys::socket;
 
 /// Bytes of a message's header: request, flags, size, each 32 bits in the machine's byte order.
 const HEADER: usize = 12;
+/// Bytes of the longest body that the vhost crate takes.
+const MAX_BODY: usize = 4096;
 /// Protocol version 1, and the flags of a header.
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
@@ -65,7 +67,7 @@ impl Connection {
     ) -> io::Result<Self> {
         // The vhost crate spins on a socket that would block.
         stream.set_nonblocking(false)?;
-        let session = Arc::new(Session::new(host, policy));
+        let session = Arc::new(Session::new(port, host, policy));
         let handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&session));
         Ok(Self {
             stream,
@@ -96,34 +98,15 @@ impl Connection {
                 && !socket::wait_readable(self.stream.as_fd(), MEMORY_HINT_MS)
             {
                 log::warn!(
-                    "port {}: the front end has a driver but hands over no memory. The guest's \
-                     memory has to be shared: for QEMU `-object memory-backend-memfd,id=mem,\
-                     size=...,share=on -machine memory-backend=mem`, for cloud-hypervisor \
-                     `--memory shared=on`",
+                    "port {}: the front end has a driver but hands over no memory, which has to be \
+                     shared. {SHARE_HINT}",
                     self.port
                 );
                 hinted = true;
             }
-            let mut bytes = [0; HEADER];
-            match socket::peek(self.stream.as_fd(), &mut bytes) {
-                Ok(HEADER) => {}
-                Ok(0) => return Ok(()),
-                Ok(n) => {
-                    let why = format!("the stream ends after {n} of {HEADER} header bytes");
-                    return Err(Refusal {
-                        message: "message".to_owned(),
-                        why,
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-                Err(error) => {
-                    let why = error.to_string();
-                    return Err(Refusal {
-                        message: "socket".to_owned(),
-                        why,
-                    });
-                }
-            }
+            let Some(bytes) = self.next_header()? else {
+                return Ok(());
+            };
             let header = Header::decode(&bytes);
             let result = match FrontendReq::try_from(header.request) {
                 Ok(
@@ -149,6 +132,38 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Waits for a message and returns its header, taking nothing; `None` when the peer has left.
+    ///
+    /// The vhost crate reads a body in one call and takes what has not arrived yet for missing, so
+    /// the whole message is waited for.
+    fn next_header(&self) -> Result<Option<[u8; HEADER]>, Refusal> {
+        let peek = |buffer: &mut [u8]| match socket::peek(self.stream.as_fd(), buffer) {
+            Ok(n) => Ok(n),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+            Err(error) => Err(Refusal {
+                message: "socket".to_owned(),
+                why: error.to_string(),
+            }),
+        };
+        let mut message = [0; HEADER + MAX_BODY];
+        match peek(&mut message[..HEADER])? {
+            HEADER => {}
+            0 => return Ok(None),
+            n => {
+                return Err(Refusal {
+                    message: "message".to_owned(),
+                    why: format!("the stream ends after {n} of {HEADER} header bytes"),
+                });
+            }
+        }
+        let bytes = std::array::from_fn(|i| message[i]);
+        let size = Header::decode(&bytes).size as usize;
+        if size <= MAX_BODY {
+            peek(&mut message[..HEADER + size])?;
+        }
+        Ok(Some(bytes))
     }
 
     /// The messages that the vhost crate does not know (SEND_RARP, NET_SET_MTU), or refuses before

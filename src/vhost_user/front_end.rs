@@ -146,6 +146,8 @@ pub struct FrontEnd {
     queue_num: Option<u64>,
     mem_slots: Option<u64>,
     ack_everything: bool,
+    /// Guest address and size of the regions that the back end has.
+    known: Vec<(u64, u64)>,
     masked: EventFd,
 }
 
@@ -173,6 +175,7 @@ impl FrontEnd {
             queue_num: None,
             mem_slots: None,
             ack_everything: false,
+            known: Vec::new(),
             masked: EventFd::new(EFD_NONBLOCK)?,
         })
     }
@@ -190,6 +193,12 @@ impl FrontEnd {
     /// Virtio features in use: offered and wanted.
     pub fn features(&self) -> u64 {
         self.features
+    }
+
+    /// Wants other features from now on: another driver has taken over the device.
+    pub fn want(&mut self, features: u64) {
+        self.options.features = features;
+        self.features = self.offered & features;
     }
 
     /// Protocol features in use.
@@ -303,6 +312,7 @@ impl FrontEnd {
         let mut table = vring_state(regions.len() as u32, 0);
         table.extend(regions.iter().flat_map(region_bytes));
         let fds: Vec<_> = regions.iter().map(|r| r.file().as_raw_fd()).collect();
+        self.known = regions.iter().map(identity).collect();
         self.tell(
             FrontendReq::SET_MEM_TABLE,
             self.ack_flag(true),
@@ -315,12 +325,14 @@ impl FrontEnd {
     pub fn add_region(&mut self, region: &DriverRegion) -> Result<(), FrontEndError> {
         let bytes = [body(&[0]), region_bytes(region)].concat();
         let fd = region.file().as_raw_fd();
+        self.known.push(identity(region));
         self.tell(FrontendReq::ADD_MEM_REG, self.ack_flag(true), &bytes, &[fd])
     }
 
     /// `REM_MEM_REG`.
     pub fn remove_region(&mut self, region: &DriverRegion) -> Result<(), FrontEndError> {
         let bytes = [body(&[0]), region_bytes(region)].concat();
+        self.known.retain(|&known| known != identity(region));
         self.tell(FrontendReq::REM_MEM_REG, self.ack_flag(true), &bytes, &[])
     }
 
@@ -482,6 +494,10 @@ impl FrontEnd {
     pub fn stream(&self) -> &UnixStream {
         self.wire.stream()
     }
+}
+
+fn identity(region: &DriverRegion) -> (u64, u64) {
+    (region.guest_addr(), region.size())
 }
 
 /// A reply whose header is right and whose body is not.

@@ -45,6 +45,11 @@ impl Segment<'_> {
         self.len as usize
     }
 
+    #[cfg(test)]
+    pub(super) fn guest(&self) -> u64 {
+        self.guest
+    }
+
     #[inline]
     pub(super) fn ptr(&self) -> *mut u8 {
         self.ptr

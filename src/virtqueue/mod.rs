@@ -32,6 +32,9 @@ mod sigbus;
 mod split;
 mod tx;
 
+#[cfg(test)]
+mod tests;
+
 pub use batch::{Grant, RxBatch};
 pub use copy::{Gather, Segment, read};
 pub use dirty::DirtyLog;

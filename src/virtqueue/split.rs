@@ -318,8 +318,8 @@ impl Format for Split {
             // SAFETY: `slot` is below `size`, and `used` is mapped for 3 + 4 * size words while the
             // ring's memory lives. Nobody else writes this slot: it belongs to this chain.
             unsafe {
-                let place = self.used.add(2 + 4 * slot).cast::<u64>();
-                place.write_unaligned(element.to_le());
+                let place = self.used.add(2 + 4 * slot).cast::<[u8; 8]>();
+                place.write(element.to_le_bytes());
             }
             index = index.wrapping_add(chain.slots);
         }

@@ -331,7 +331,7 @@ impl Receiver<'_> {
                     self.closed = reservation.starved || reservation.granted == 0;
                 }
                 Err(error) => {
-                    outcome.failed(self.id, error.into());
+                    outcome.failed(self.id, Fault::of(error, self.ring.memory()));
                     self.closed = true;
                 }
             }
@@ -420,7 +420,7 @@ impl Receiver<'_> {
             let reservation = match self.ring.reserve(&wants, &mut reserved) {
                 Ok(reservation) => reservation,
                 Err(error) => {
-                    outcome.failed(self.id, error.into());
+                    outcome.failed(self.id, Fault::of(error, self.ring.memory()));
                     self.closed = true;
                     return;
                 }

@@ -75,7 +75,7 @@ impl Path {
         let taken = match guard.peek(&mut batch, BURST) {
             Ok(0) => return Turn::Idle,
             Ok(taken) => taken,
-            Err(error) => return Turn::Failed(error.into()),
+            Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
         };
         let mut burst = Burst {
             counters: &port.counters[at.worker],

@@ -24,7 +24,7 @@ use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::sys::cpu;
-use crate::virtqueue::RingError;
+use crate::virtqueue::{GuestMemory, RingError};
 use quiescence::Quiescence;
 pub use snapshot::{Attachment, FloodState, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
 
@@ -60,10 +60,22 @@ pub struct Settings {
 pub enum Fault {
     /// One of its rings is broken.
     #[error(transparent)]
-    Ring(#[from] RingError),
+    Ring(RingError),
     /// The file behind its memory became shorter than what was mapped of it.
     #[error("the guest's memory file was truncated while it was in use")]
     Memory,
+}
+
+impl Fault {
+    /// What lies behind an error of a ring: memory that was taken away reads as zeros, in which no
+    /// ring makes sense.
+    fn of(error: RingError, memory: &GuestMemory) -> Self {
+        if memory.poisoned() {
+            Self::Memory
+        } else {
+            Self::Ring(error)
+        }
+    }
 }
 
 /// What a worker tells the daemon.

@@ -4,9 +4,14 @@
 //! `Config`; then each relay is checked as a whole over its seats. A part in which a fault was found
 //! is left out or filled with a default, and the reading goes on to find the next.
 
+#![allow(
+    clippy::ref_option,
+    reason = "words are handed on as they stand in their table"
+)]
+
 mod check;
 mod patch;
-mod port;
+pub(super) mod port;
 mod relay;
 mod settings;
 mod uplink;
@@ -138,7 +143,7 @@ impl Claims {
 }
 
 /// Converts what was read; what is wrong is added to `faults`.
-pub fn convert(file: File, faults: &mut Faults) -> Config {
+pub fn convert(file: &File, faults: &mut Faults) -> Config {
     let mut claims = Claims::default();
     let daemon = daemon(file.daemon.as_ref(), &mut claims, faults);
     let relays = Relays::read(&file.relays, &file.broken, faults);
@@ -224,15 +229,17 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
         ("busy", Poll::Busy),
         ("sleep", Poll::Sleep),
     ];
-    let workers: usize =
-        number(&table.workers, "workers", 1..=WORKERS_MAX, faults).unwrap_or(default.workers);
+    let workers = match &table.workers {
+        Some(_) => number(&table.workers, "workers", 1..=WORKERS_MAX, faults),
+        None => Some(default.workers),
+    };
     let mut micros =
         |word, key| number(word, key, 0..=1_000_000, faults).map(std::time::Duration::from_micros);
     let rx_wait = micros(&table.rx_wait_us, "rx_wait_us").unwrap_or(default.rx_wait);
     let cool = micros(&table.cool_us, "cool_us").unwrap_or(default.cool);
     Daemon {
         control,
-        workers,
+        workers: workers.unwrap_or(default.workers),
         cpus: cpus(table, workers, faults),
         poll: choice(&table.poll, "poll", &polls, faults).unwrap_or(default.poll),
         rx_wait,
@@ -240,8 +247,8 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
     }
 }
 
-/// One CPU for each worker, or none at all.
-fn cpus(table: &DaemonTable, workers: usize, faults: &mut Faults) -> Vec<usize> {
+/// One CPU for each worker, or none at all. `workers` is none where the number is wrong.
+fn cpus(table: &DaemonTable, workers: Option<usize>, faults: &mut Faults) -> Vec<usize> {
     let Some(list) = &table.cpus else {
         return Vec::new();
     };
@@ -260,7 +267,7 @@ fn cpus(table: &DaemonTable, workers: usize, faults: &mut Faults) -> Vec<usize> 
         cpus.push(cpu);
     }
     let count = list.get_ref().len();
-    if count != 0 && count != workers {
+    if let Some(workers) = workers.filter(|workers| count != 0 && count != *workers) {
         let mut fault = Fault::at(
             list.span(),
             format!(

@@ -17,6 +17,10 @@ use crate::relay::PortConfig;
 
 /// Queue pairs that can be offered.
 pub const QUEUES_MAX: i64 = 8;
+/// Queue pairs offered to a VM by default: all, as a front end uses no more than it wants.
+pub const QUEUES_OF_VM: u16 = 8;
+/// Queue pairs of other links by default.
+pub const QUEUES_OF_DEVICE: u16 = 1;
 /// Ports that one template can make.
 const COUNT_MAX: i64 = 2048;
 /// The mark in a template that the number of the port replaces.
@@ -158,7 +162,13 @@ impl Template {
             name,
             numbers: numbers(table, faults),
             relay,
-            queues: number(&table.queues, "queues", 1..=QUEUES_MAX, faults).unwrap_or(1),
+            queues: number(&table.queues, "queues", 1..=QUEUES_MAX, faults).unwrap_or(
+                if table.tap.is_some() {
+                    QUEUES_OF_DEVICE
+                } else {
+                    QUEUES_OF_VM
+                },
+            ),
             settings,
             marks,
             tap_mac: tap_mac.map(|(mac, _)| mac),

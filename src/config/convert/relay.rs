@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::Seat;
 use super::vlan::vid_set;
-use super::words::{Faults, check_name, choice, flag, number, place, station, vid};
+use super::words::{Faults, check_name, choice, flag, number, place, station, unknown, vid};
 use crate::config::file::{RelayTable, StaticTable, VidItem, Word, Words};
 use crate::config::model::{Relay, StaticEntry};
 use crate::config::read::Broken;
@@ -98,12 +98,7 @@ impl Relays {
                 return Some(relay.clone());
             }
             if !self.nameless && !self.broken.contains(relay) {
-                let hint = suggest(relay, known()).unwrap_or_else(|| {
-                    format!("declare it: `[[relay]]` with `name = \"{relay}\"`")
-                });
-                faults.push(
-                    Fault::at(word.span(), format!("there is no relay `{relay}`")).help(hint),
-                );
+                faults.push(unknown("relay", relay, word.span(), known()));
             }
             return None;
         }
@@ -201,7 +196,7 @@ fn multicast(table: &RelayTable, faults: &mut Faults) -> Multicast {
 
 fn fids(words: &Words<Vec<Spanned<VidItem>>>, faults: &mut Faults) -> Vec<VidSet> {
     let mut sets: Vec<(VidSet, Span)> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
+    for item in words.iter().flat_map(Spanned::get_ref) {
         let set = vid_set(item.get_ref(), faults);
         let shared = sets
             .iter()
@@ -233,7 +228,7 @@ impl Draft {
         let flat = seats.iter().all(|seat| seat.marks.vlan.is_none());
         let mut statics: Vec<StaticEntry> = Vec::new();
         let mut taken: BTreeMap<(Mac, Option<u16>), Span> = BTreeMap::new();
-        for item in self.fixed.iter().flat_map(|list| list.get_ref()) {
+        for item in self.fixed.iter().flat_map(Spanned::get_ref) {
             let Some((entry, mac_at)) = static_entry(item, flat, seats, incomplete, faults) else {
                 continue;
             };

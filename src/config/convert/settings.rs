@@ -1,6 +1,8 @@
 //! What a relay is told of a local port: the words that `[[port]]`, `[[group]]` and the ends of a
 //! `[[patch]]` have in common.
 
+use toml::Spanned;
+
 use super::vlan::VlanWords;
 use super::words::{Faults, choice, flag, group_address, number, place, stations, vid};
 use crate::config::file::{EndTable, JoinItem, MacPolicyItem, PortTable, Word, Words};
@@ -197,7 +199,7 @@ impl LocalWords<'_> {
 fn joined(words: &Words<JoinItem>, faults: &mut Faults) -> (Vec<StaticGroup>, Vec<Span>) {
     let mut groups: Vec<StaticGroup> = Vec::new();
     let mut places: Vec<Span> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
+    for item in words.iter().flat_map(Spanned::get_ref) {
         let JoinItem { mac, vid: in_vid } = item.get_ref();
         let Some(mac) = group_address(mac, item.span(), faults) else {
             continue;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::port::{QUEUES_MAX, one_of, tap};
+use super::port::{QUEUES_MAX, QUEUES_OF_DEVICE, QUEUES_OF_VM, one_of, tap};
 use super::settings::{Marks, default_pcp, mtu};
 use super::vlan::VlanWords;
 use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
@@ -63,34 +63,46 @@ pub fn read(
             }
         } else if uplink.bond.is_some() {
             bond_words(uplink, faults);
-            bonds.push((name, at, uplink));
+            bonds.push(Head {
+                name,
+                at,
+                table: uplink,
+            });
         } else {
-            uplinks.push((name, at, uplink, link));
+            uplinks.push((
+                Head {
+                    name,
+                    at,
+                    table: uplink,
+                },
+                link,
+            ));
         }
     }
     let mut out = (Vec::new(), BTreeMap::new());
-    for (name, at, uplink, link) in uplinks {
+    for (head, link) in uplinks {
         let shared = link.as_ref().and_then(|(_, shared)| shared.clone());
         let attachment = link.map(|(link, _)| Attachment::Single(link));
-        claims.lost |= !seat(
-            name, at, uplink, attachment, shared, around, faults, &mut out,
-        );
+        claims.lost |= !seat(head, attachment, shared, around, faults, &mut out);
     }
-    for (name, at, uplink) in bonds {
-        let (members, shared) = links.take(uplink, tables, around, faults);
+    for head in bonds {
+        let (members, shared) = links.take(head.table, tables, around, faults);
         let attachment = Some(Attachment::Bond(members));
-        claims.lost |= !seat(
-            name, at, uplink, attachment, shared, around, faults, &mut out,
-        );
+        claims.lost |= !seat(head, attachment, shared, around, faults, &mut out);
     }
     out
 }
 
-#[allow(clippy::too_many_arguments)]
-fn seat(
+/// An uplink whose relay is not looked up yet.
+struct Head<'a> {
     name: String,
     at: Span,
-    table: &UplinkTable,
+    table: &'a UplinkTable,
+}
+
+/// Adds the uplink, unless its relay is not known.
+fn seat(
+    Head { name, at, table }: Head<'_>,
     attachment: Option<Attachment>,
     shared: Option<Span>,
     around: &Surroundings<'_>,
@@ -134,7 +146,7 @@ fn seat(
 
 impl Links {
     fn note_members(&mut self, bond: &UplinkTable, faults: &mut Faults) {
-        for word in bond.bond.iter().flat_map(|list| list.get_ref()) {
+        for word in bond.bond.iter().flat_map(Spanned::get_ref) {
             if let Some(first) = self.owners.insert(word.get_ref().clone(), word.span()) {
                 faults.push(
                     Fault::at(word.span(), format!("`{}` is bonded twice", word.get_ref()))
@@ -154,7 +166,7 @@ impl Links {
     ) -> (Vec<Member>, Option<Span>) {
         let mut members = Vec::new();
         let mut shared = None;
-        for word in bond.bond.iter().flat_map(|list| list.get_ref()) {
+        for word in bond.bond.iter().flat_map(Spanned::get_ref) {
             let name = word.get_ref();
             if let Some((link, span)) = self.links.remove(name) {
                 shared = shared.or(span);
@@ -363,7 +375,12 @@ fn queues(
         }
         None => table.queues.clone(),
     };
-    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(1)
+    let of_vm = table.listen.is_some() || table.connect.is_some();
+    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(if of_vm {
+        QUEUES_OF_VM
+    } else {
+        QUEUES_OF_DEVICE
+    })
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {

@@ -136,7 +136,7 @@ fn address(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
 /// The addresses of stations in a list, each with its place.
 pub fn stations(words: &Words<String>, faults: &mut Faults) -> Vec<(Mac, Span)> {
     let mut macs: Vec<(Mac, Span)> = Vec::new();
-    for item in words.iter().flat_map(|list| list.get_ref()) {
+    for item in words.iter().flat_map(Spanned::get_ref) {
         let Some(mac) = station(item.get_ref(), item.span(), faults) else {
             continue;
         };

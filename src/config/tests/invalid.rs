@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Fault};
 
 /// Title, configuration, expected text.
 type Case = (String, String, String);
@@ -84,4 +84,19 @@ fn uplinks() {
 #[test]
 fn patches() {
     check("patch.txt");
+}
+
+#[test]
+fn a_flood_of_faults_is_cut() {
+    let text = "[[relay]]\nageing = -1\n".repeat(40);
+    let errors = Config::parse(&text, "evb.toml").unwrap_err();
+    assert_eq!(errors.faults().len(), 80);
+    assert!(
+        errors
+            .to_string()
+            .ends_with("\n\nerror: 30 more like these")
+    );
+    let places: Vec<_> = errors.faults().iter().filter_map(Fault::span).collect();
+    assert!(places.is_sorted_by_key(|span| span.start));
+    assert_eq!(errors.faults()[0].title(), "a relay needs a name");
 }

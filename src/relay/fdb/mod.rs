@@ -17,13 +17,14 @@
 //! Does not know: VLANs, modes, and whether ports are up.
 
 mod entry;
+mod pins;
 mod seats;
 mod table;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use entry::{Entry, EntryKind};
 use entry::{Value, entry_key};
@@ -36,9 +37,6 @@ use crate::frame::mac::Mac;
 
 /// A filtering identifier: VLANs with the same one learn together. 0 in a flat relay.
 pub(super) type Fid = u16;
-
-/// Keys with this FID or a higher one hold addresses pinned at first sight; see [`Fdb::pin`].
-const PIN_FID: Fid = 0x1000;
 
 /// What became of a source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,65 +268,11 @@ impl Fdb {
         }
     }
 
-    /// Registers an address at first sight. The k-th port with the same address, in other VLANs, is
-    /// found under the k-th pin FID; there are no gaps.
-    pub(super) fn pin(&self, mac: Mac, slot: Slot, _: &PinGuard<'_>) -> bool {
-        let free = (0..).find(|k| self.table.find(pin_key(*k, mac)).is_none());
-        let bound = self.table.lock(pin_key(free.unwrap_or(0), mac));
-        let pinned = self.insert(&bound, Value::fixed(EntryKind::Pinned, slot), 0);
-        if pinned {
-            self.pins.fetch_add(1, Ordering::Relaxed);
-        }
-        pinned
-    }
-
-    /// Takes back [`Fdb::pin`].
-    pub(super) fn unpin(&self, mac: Mac, slot: Slot, _: &PinGuard<'_>) {
-        let mut own = None;
-        let mut last = None;
-        for k in 0.. {
-            let Some((place, value)) = self.table.find(pin_key(k, mac)) else {
-                break;
-            };
-            if value.slot() == slot {
-                own = Some((place, value));
-            }
-            last = Some((k, place, value));
-        }
-        if let (Some((own, old)), Some((k, place, value))) = (own, last) {
-            if own != place {
-                self.table.exchange(own, old, value);
-            }
-            self.table.lock(pin_key(k, mac)).remove(place);
-            self.pins.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The ports that pinned `mac` at first sight, in any VLAN.
-    pub(super) fn pinned(&self, mac: Mac) -> impl Iterator<Item = Slot> {
-        let ks = if self.pins.load(Ordering::Relaxed) == 0 {
-            0..0
-        } else {
-            0..MAX_PORTS as u16
-        };
-        ks.map_while(move |k| Some(self.table.find(pin_key(k, mac))?.1.slot()))
-    }
-
-    /// Makes pinning and unpinning one at a time; both are as rare as ring starts.
-    pub(super) fn lock_pins(&self) -> PinGuard<'_> {
-        PinGuard {
-            _guard: self.pin_lock.lock().unwrap_or_else(PoisonError::into_inner),
-        }
-    }
-
     /// Forgets what a port has learned, at once and whatever the number of entries.
     pub(super) fn forget_learned(&self, slot: Slot) {
         if self.seats.generation_wraps(slot) {
-            let current = self.seats.generation(slot);
             self.remove_where(0..self.table.buckets(), |_, value| {
-                value.kind() == EntryKind::Learned
-                    && value.slot() == slot
-                    && value.generation() != current
+                value.kind() == EntryKind::Learned && value.slot() == slot
             });
         }
         let forgotten = self.seats.next_generation(slot);
@@ -364,11 +308,11 @@ impl Fdb {
 
     /// Inserts where there is room or a dead entry.
     fn insert(&self, bound: &Bound<'_>, value: Value, now: Seconds) -> bool {
-        let inserted = bound.insert(value, |old| !self.alive(old, now));
-        if let Some(Some(evicted)) = inserted {
-            self.release(evicted);
-        }
-        inserted.is_some()
+        bound.insert(
+            value,
+            |old| !self.alive(old, now),
+            |evicted| self.release(evicted),
+        )
     }
 
     /// Stops counting an entry that was removed. What a port had learned before it went down
@@ -399,15 +343,4 @@ impl Fdb {
         }
         removed
     }
-}
-
-/// Held while pins change.
-#[derive(Debug)]
-pub(super) struct PinGuard<'a> {
-    _guard: MutexGuard<'a, ()>,
-}
-
-/// The key of the k-th port that pinned `mac`.
-fn pin_key(k: u16, mac: Mac) -> u64 {
-    entry_key(PIN_FID + k, mac)
 }

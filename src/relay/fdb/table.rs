@@ -145,7 +145,7 @@ impl Table {
     /// The two buckets of a key, never the same.
     fn choices(&self, key: u64) -> (u32, u32) {
         let hash = self.hash.hash_one(key);
-        let scale = |half: u32, range: u32| (u64::from(half) * u64::from(range) >> 32) as u32;
+        let scale = |half: u32, range: u32| ((u64::from(half) * u64::from(range)) >> 32) as u32;
         let first = scale(hash as u32, self.buckets);
         let second = scale((hash >> 32) as u32, self.buckets - 1);
         (first, second + u32::from(second >= first))
@@ -237,8 +237,14 @@ impl Bound<'_> {
     }
 
     /// Inserts the key, which must not be there, in the emptier bucket. Where both are full, it
-    /// takes the place of an entry that is `dead` and returns that; `None` if there is none.
-    pub fn insert(&self, value: Value, dead: impl Fn(Value) -> bool) -> Option<Option<Value>> {
+    /// takes the place of an entry that is `dead` and hands that to `evicted`; false if there is
+    /// none.
+    pub fn insert(
+        &self,
+        value: Value,
+        dead: impl Fn(Value) -> bool,
+        evicted: impl FnOnce(Value),
+    ) -> bool {
         let table = self.table;
         let vacant = |place: &Place| table.key(*place).load(Ordering::Relaxed) == 0;
         let room = |bucket: u32| lanes(bucket).filter(vacant).count();
@@ -250,14 +256,16 @@ impl Bound<'_> {
         };
         if let Some(place) = lanes(bucket).find(vacant) {
             self.fill(place, value);
-            return Some(None);
+            return true;
         }
         let mut places = self.choices.into_iter().flat_map(lanes);
-        let place =
-            places.find(|place| dead(Value(table.value(*place).load(Ordering::Relaxed))))?;
-        let evicted = table.clear(place);
+        let value_now = |place: Place| Value(table.value(place).load(Ordering::Relaxed));
+        let Some(place) = places.find(|place| dead(value_now(*place))) else {
+            return false;
+        };
+        evicted(table.clear(place));
         self.fill(place, value);
-        Some(Some(evicted))
+        true
     }
 
     fn fill(&self, place: Place, value: Value) {

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures as Protocol};
 
 use super::wire::{FrontEndError, NEED_REPLY};
-use super::{FrontEnd, PROTOCOL_FEATURES, RingSetup};
+use super::{FrontEnd, PROTOCOL_FEATURES, RingSetup, identity};
 use crate::virtqueue::driver::DriverMemory;
 
 /// Whose order is followed.
@@ -137,7 +137,9 @@ impl FrontEnd {
                 }
                 if self.has_protocol(Protocol::CONFIGURE_MEM_SLOTS) {
                     for region in memory.regions() {
-                        self.add_region(region)?;
+                        if !self.known.contains(&identity(region)) {
+                            self.add_region(region)?;
+                        }
                     }
                 } else {
                     self.set_mem_table(memory)?;

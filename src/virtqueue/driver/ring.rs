@@ -201,8 +201,8 @@ impl Ring {
         either!(self, r => r.disable_calls());
     }
 
-    /// The position that vhost-user calls the vring base, as the device ought to have it: next
-    /// available entry, seen from the used side (`consumed`) or from the avail side.
+    /// The position that vhost-user calls the vring base: what the device has used (`consumed`), or
+    /// what is available. A packed ring does not hold the former; there it is what was taken back.
     pub fn base(&self, consumed: bool) -> u32 {
         either!(self, r => r.base(consumed))
     }

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::HeaderBytes;
 use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
-use super::slots::{Layout, QueueError, QueueOptions, Slots};
+use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
 
 /// A receive queue: what the guest gets.
@@ -17,6 +17,7 @@ use super::wake::Wake;
 pub struct RxQueue {
     ring: Ring,
     slots: Slots,
+    parts: Parts,
     header_len: u32,
     mergeable: bool,
     wake: Wake,
@@ -33,6 +34,7 @@ impl RxQueue {
         Ok(Self {
             slots: Slots::new(memory, options, features.header_len, indirect)?,
             ring: Ring::new(memory, options.size, features)?,
+            parts: Parts::new(),
             header_len: features.header_len.into(),
             mergeable: features.mergeable,
             wake: Wake::new()?,
@@ -54,9 +56,13 @@ impl RxQueue {
             && self.ring.room() >= cost
             && let Some(slot) = self.slots.take()
         {
-            let parts = self.slots.parts(slot, len);
-            self.ring
-                .post(&parts, Access::DeviceWrites, slot, self.slots.table(slot));
+            self.slots.describe(slot, len, &mut self.parts);
+            self.ring.post(
+                &self.parts,
+                Access::DeviceWrites,
+                slot,
+                self.slots.table(slot),
+            );
             count += 1;
         }
         count
@@ -82,11 +88,14 @@ impl RxQueue {
         if len < self.header_len {
             return Err(DeviceError::ShortFrame(len));
         }
-        let mut header: HeaderBytes = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
-        // SAFETY: the slot is longer than a header and the device has given it back.
+        let mut header: HeaderBytes = [0; 12];
+        // SAFETY: the slot is longer than 12 bytes and the device has given it back.
         unsafe {
             let from = self.slots.pointer(slot);
-            std::ptr::copy_nonoverlapping(from, header.as_mut_ptr(), self.header_len as usize);
+            std::ptr::copy_nonoverlapping(from, header.as_mut_ptr(), header.len());
+        }
+        if self.header_len == 10 {
+            header[10..].copy_from_slice(&[1, 0]);
         }
         self.append(slot, self.header_len, len, frame);
         if self.mergeable {
@@ -155,8 +164,8 @@ impl RxQueue {
         self.ring.layout()
     }
 
-    /// The vring base for a device that starts on this ring, from what it has used or, with `consumed`
-    /// false, from what is available.
+    /// The vring base for a device that starts on this ring: after what was used or, with `consumed` false,
+    /// after what is available. Of a packed ring only what was taken back counts as used.
     pub fn base(&self, consumed: bool) -> u32 {
         self.ring.base(consumed)
     }

@@ -101,7 +101,7 @@ impl Slots {
             return Err(QueueError::Size(size));
         }
         check(layout, buffer_len, size)?;
-        let stride = u64::from(buffer_len).next_multiple_of(64);
+        let stride = stride(buffer_len);
         let tables = if indirect {
             let len = u64::from(buffers) * MAX_PARTS as u64 * 16;
             Some(memory.carve(len, 16)?)
@@ -144,7 +144,7 @@ impl Slots {
     }
 
     fn offset(&self, slot: u16) -> u64 {
-        u64::from(slot) * u64::from(self.len).next_multiple_of(64)
+        u64::from(slot) * stride(self.len)
     }
 
     /// First byte of a slot; valid for `len()` bytes.
@@ -176,32 +176,35 @@ impl Slots {
         }
     }
 
-    /// The first `len` bytes of a slot as descriptors.
-    pub fn parts(&self, slot: u16, len: u32) -> Parts {
+    /// Describes the first `len` bytes of a slot. The caller keeps `parts`, which is large, from call to call.
+    pub fn describe(&self, slot: u16, len: u32, parts: &mut Parts) {
         let start = self.buffers.guest_addr() + self.offset(slot);
-        let piece = match self.layout {
+        parts.clear();
+        let first = match self.layout {
             Layout::Contiguous => len,
-            Layout::HeaderApart => {
-                let header = Part {
-                    addr: start,
-                    len: self.header_len,
-                };
-                let rest = Part {
-                    addr: start + u64::from(self.header_len),
-                    len: len - self.header_len,
-                };
-                return [header, rest].into_iter().collect();
-            }
+            Layout::HeaderApart => self.header_len,
             Layout::Pieces(n) => len.div_ceil(n.into()),
         };
-        (0..len)
-            .step_by(piece as usize)
-            .map(|at| Part {
-                addr: start + u64::from(at),
+        let following = match self.layout {
+            Layout::Pieces(_) => first,
+            Layout::Contiguous | Layout::HeaderApart => len - first,
+        };
+        let (mut at, mut piece) = (0, first);
+        while at < len {
+            let addr = start + u64::from(at);
+            parts.push(Part {
+                addr,
                 len: piece.min(len - at),
-            })
-            .collect()
+            });
+            (at, piece) = (at + piece, following);
+        }
     }
+}
+
+/// Distance of slots: an odd number of cache lines, so that the starts of all slots do not compete for the same
+/// few places in the cache.
+fn stride(buffer_len: u32) -> u64 {
+    (u64::from(buffer_len).div_ceil(64) | 1) * 64
 }
 
 fn check(layout: Layout, buffer_len: u32, ring_size: u16) -> Result<(), QueueError> {

@@ -313,11 +313,10 @@ impl Split {
     }
 
     pub fn base(&self, consumed: bool) -> u32 {
-        (if consumed {
-            self.used_idx
+        if consumed {
+            u16::from_le(self.used(1).load(Ordering::Acquire)).into()
         } else {
-            self.avail_idx
-        })
-        .into()
+            self.avail_idx.into()
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! The driver against devices that share no code with it: `virtio-queue` for split rings, a plain
-//! model of VIRTIO 1.2, 2.8 for packed ones.
+//! The driver against devices that share no code with it (`virtio-queue` for split rings, a plain model
+//! of VIRTIO 1.2, 2.8 for packed ones) and against the other half of this room.
 
 use std::sync::Arc;
 
 use super::*;
 
 mod memory;
+mod own_device;
 mod packed_device;
 mod rings;
 mod split_device;
@@ -69,14 +70,35 @@ trait Device: Send {
     fn want_kicks(&mut self, on: bool);
 }
 
-fn device(
-    memory: &Arc<DriverMemory>,
-    layout: RingLayout,
+/// Which queue a device serves.
+#[derive(Clone, Copy)]
+enum Role {
+    Tx,
+    Rx,
+}
+
+/// One combination, and the device to try it with.
+#[derive(Debug, Clone, Copy)]
+struct Case {
     features: DriverFeatures,
-) -> Box<dyn Device> {
-    if features.packed {
-        Box::new(packed_device::PackedDevice::new(memory, layout, features))
-    } else {
-        Box::new(split_device::SplitDevice::new(memory, layout, features))
+    options: QueueOptions,
+    own: bool,
+}
+
+impl Case {
+    fn device(
+        &self,
+        memory: &Arc<DriverMemory>,
+        layout: RingLayout,
+        role: Role,
+    ) -> Box<dyn Device> {
+        let features = self.features;
+        if self.own {
+            Box::new(own_device::OwnDevice::new(memory, layout, features, role))
+        } else if features.packed {
+            Box::new(packed_device::PackedDevice::new(memory, layout, features))
+        } else {
+            Box::new(split_device::SplitDevice::new(memory, layout, features))
+        }
     }
 }

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::HeaderBytes;
 use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
-use super::slots::{Layout, QueueError, QueueOptions, Slots};
+use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
 
 /// Why a frame was not taken.
@@ -32,6 +32,7 @@ pub enum SendError {
 pub struct TxQueue {
     ring: Ring,
     slots: Slots,
+    parts: Parts,
     header_len: usize,
     wake: Wake,
 }
@@ -48,6 +49,7 @@ impl TxQueue {
         Ok(Self {
             ring: Ring::new(memory, options.size, features)?,
             slots,
+            parts: Parts::new(),
             header_len: features.header_len.into(),
             wake: Wake::new()?,
         })
@@ -68,15 +70,20 @@ impl TxQueue {
         }
         let slot = self.slots.take().ok_or(SendError::Full)?;
         let to = self.slots.pointer(slot);
-        // SAFETY: the slot has room for `len` bytes (checked above) and belongs to us until it is
-        // published; the sources are ordinary slices, which cannot overlap the mapping.
+        // SAFETY: the slot has room for `len` bytes (checked above), and for 12 in any case; it belongs
+        // to us until it is published; the sources are ordinary slices, which cannot overlap the mapping.
         unsafe {
-            std::ptr::copy_nonoverlapping(header.as_ptr(), to, self.header_len);
+            // Two bytes too many of a short header are covered by the frame.
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
             std::ptr::copy_nonoverlapping(frame.as_ptr(), to.add(self.header_len), frame.len());
         }
-        let parts = self.slots.parts(slot, len as u32);
-        self.ring
-            .post(&parts, Access::DeviceReads, slot, self.slots.table(slot));
+        self.slots.describe(slot, len as u32, &mut self.parts);
+        self.ring.post(
+            &self.parts,
+            Access::DeviceReads,
+            slot,
+            self.slots.table(slot),
+        );
         Ok(())
     }
 
@@ -120,8 +127,8 @@ impl TxQueue {
         self.ring.layout()
     }
 
-    /// The vring base for a device that starts on this ring, from what it has used or, with `consumed`
-    /// false, from what is available.
+    /// The vring base for a device that starts on this ring: after what was used or, with `consumed` false,
+    /// after what is available. Of a packed ring only what was taken back counts as used.
     pub fn base(&self, consumed: bool) -> u32 {
         self.ring.base(consumed)
     }

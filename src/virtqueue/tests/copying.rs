@@ -1,0 +1,128 @@
+//! Copies against the obvious: flatten, then compare.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::virtqueue::copy::{copy, copy_bytes};
+use crate::virtqueue::memory::Lookup;
+use crate::virtqueue::{Gather, Segment, read, writev};
+
+/// Segments of the given lengths, with gaps of one byte, from `at` on.
+fn segments<'m>(memory: &'m GuestMemory, mut at: u64, lens: &[u32]) -> Vec<Segment<'m>> {
+    let mut lookup = Lookup::new(memory, 0);
+    lens.iter()
+        .map(|&len| {
+            let (ptr, here) = lookup.find(at, len).unwrap();
+            assert_eq!(here, len);
+            let guest = at;
+            at += u64::from(len) + 1;
+            // SAFETY: looked up just now, in the memory borrowed for 'm.
+            unsafe { Segment::new(ptr, len, guest) }
+        })
+        .collect()
+}
+
+fn flatten(guest: &Guest, segments: &[Segment<'_>]) -> Vec<u8> {
+    segments
+        .iter()
+        .flat_map(|s| guest.bytes(s.guest(), s.len()))
+        .collect()
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed) ^ (i >> 8) as u8)
+        .collect()
+}
+
+#[test]
+fn every_length_and_overlap() {
+    for len in (0..300).chain([511, 1500, 4096, 9000, 65536]) {
+        for shift in [-130_isize, -17, -1, 0, 1, 7, 16, 64, 200] {
+            let mut bytes = pattern(len + 600, 3);
+            let mut expected = bytes.clone();
+            let (src, dst) = (300_usize, 300_usize.wrapping_add_signed(shift));
+            expected.copy_within(src..src + len, dst);
+            let base = bytes.as_mut_ptr();
+            // SAFETY: both ranges are inside the vector.
+            unsafe { copy_bytes(base.add(dst), base.add(src), len) };
+            assert!(bytes == expected, "{len} bytes moved by {shift}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_split_gives_the_same_bytes(
+        from in proptest::collection::vec(1_u32..400, 0..12),
+        to in proptest::collection::vec(1_u32..400, 0..12),
+        header in 0_usize..13,
+        head in 0_usize..130,
+        skip in 0_usize..600,
+        len in 0_usize..3000,
+    ) {
+        let guest = Guest::new(2);
+        let memory = guest.memory();
+        guest.fill(DATA, &pattern(8000, 9));
+        let src = segments(&memory, DATA, &from);
+        let dst = segments(&memory, DATA + 0x1_0000, &to);
+        let before = guest.bytes(DATA + 0x1_0000, 8000);
+
+        let (header, head) = (pattern(header, 77), pattern(head, 99));
+        let rest: Vec<u8> = flatten(&guest, &src).into_iter().skip(skip).take(len).collect();
+        let whole = [&header[..], &head, &rest].concat();
+        let frame = Gather { header: &header, head: &head, rest: &src, rest_skip: skip, rest_len: len };
+
+        let room = to.iter().sum::<u32>() as usize;
+        let expected = whole.len().min(room);
+        prop_assert_eq!(copy(&dst, &frame, None), expected);
+        let written = flatten(&guest, &dst);
+        prop_assert_eq!(&written[..expected], &whole[..expected]);
+        prop_assert!(written[expected..].iter().all(|&b| b == 0));
+        // The gaps are as they were.
+        let after = guest.bytes(DATA + 0x1_0000, 8000);
+        let mut at = 0;
+        for len in &to {
+            at += *len as usize;
+            prop_assert_eq!(after[at], before[at]);
+            at += 1;
+        }
+        prop_assert_eq!(&after[at..], &before[at..]);
+
+        let mut out = vec![0; len];
+        let count = read(&src, skip, &mut out);
+        prop_assert_eq!(count, rest.len());
+        prop_assert_eq!(&out[..count], &rest[..]);
+
+        // Nothing at all is not sent as a datagram.
+        prop_assert_eq!(frame.is_empty(), header.is_empty() && head.is_empty() && len == 0);
+        let (near, far) = UnixDatagram::pair().unwrap();
+        prop_assert_eq!(writev(near.as_fd(), &frame).unwrap(), whole.len());
+        far.set_nonblocking(true).unwrap();
+        let mut received = vec![0; 10000];
+        let count = far.recv(&mut received).unwrap_or(0);
+        prop_assert_eq!(&received[..count], &whole[..]);
+    }
+}
+
+#[test]
+fn more_parts_than_the_kernel_takes_is_an_error() {
+    let guest = Guest::new(2);
+    let memory = guest.memory();
+    let src = segments(&memory, DATA, &[1; 1025]);
+    let frame = Gather {
+        header: &[],
+        head: &[],
+        rest: &src,
+        rest_skip: 0,
+        rest_len: 1025,
+    };
+    let (near, _far) = UnixDatagram::pair().unwrap();
+    let error = writev(near.as_fd(), &frame).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+}
