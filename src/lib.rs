@@ -3,6 +3,7 @@
 //!
 //! RX and TX are named from the guest's side throughout: TX is what a guest sends.
 
+pub mod agent;
 pub mod api;
 pub mod api_types;
 pub mod cli;

@@ -1,2 +1,91 @@
-//! The `evb` binary.
-fn main() {}
+//! The `evb` binary: command line → configuration → daemon. Thin.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use evb::cli::{self, Cli, Command, Run};
+use evb::config::Config;
+use evb::daemon;
+use evb::privileged::{self, Privileged};
+
+/// Exit code for what goes wrong while running.
+const EXIT_RUNTIME: u8 = 1;
+
+fn main() -> ExitCode {
+    // The daemon starts this very program again as its helper, before there are threads.
+    if std::env::args_os().nth(1).as_deref() == Some(privileged::SUBCOMMAND.as_ref()) {
+        return match privileged::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(EXIT_RUNTIME, &format!("privileged helper: {error}")),
+        };
+    }
+    let cli = Cli::parse();
+    let level = match cli::logging::level(cli.log) {
+        Ok(level) => level,
+        Err(error) => return fail(cli::EXIT_USAGE, &error),
+    };
+    match cli.command {
+        Command::Client(client) => client.run(),
+        Command::Check(check) => match read(|| Config::load(&check.config)) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(code) => code,
+        },
+        Command::Run(run) => {
+            if let Err(error) = cli::logging::init(level) {
+                return fail(EXIT_RUNTIME, &format!("cannot log: {error}"));
+            }
+            serve(run)
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+fn serve(run: Run) -> ExitCode {
+    let loaded = read(|| match &run.config {
+        Some(file) => Config::load(file),
+        None => Config::from_ports(&run.ports),
+    });
+    let mut config = match loaded {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Some(workers) = run.workers {
+        config.daemon.workers = workers.into();
+    }
+    config.daemon.control = run.control.or(config.daemon.control);
+    let directories: Vec<PathBuf> = config
+        .sockets()
+        .filter_map(Path::parent)
+        .map(Path::to_owned)
+        .collect();
+    let done = Privileged::spawn(directories)
+        .map_err(|error| error.to_string())
+        .and_then(|privileged| {
+            daemon::run(config, run.config, privileged).map_err(|error| error.to_string())
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(EXIT_RUNTIME, &error),
+    }
+}
+
+/// Reads a configuration and checks that this version can carry it out.
+fn read(
+    load: impl FnOnce() -> Result<Config, evb::config::ConfigErrors>,
+) -> Result<Config, ExitCode> {
+    let config = load().map_err(|errors| {
+        eprintln!("{}", errors.render(std::io::stderr().is_terminal()));
+        ExitCode::from(cli::EXIT_USAGE)
+    })?;
+    match daemon::check(&config) {
+        Ok(()) => Ok(config),
+        Err(error) => Err(fail(cli::EXIT_USAGE, &error.to_string())),
+    }
+}
+
+fn fail(code: u8, error: &str) -> ExitCode {
+    eprintln!("evb: {error}");
+    ExitCode::from(code)
+}

@@ -18,6 +18,7 @@
 mod batch;
 mod copy;
 mod dirty;
+pub mod driver;
 mod error;
 mod format;
 mod iovec;

@@ -1,1 +1,219 @@
-//! (room: worker)
+//! The threads that forward, and what they share with the daemon.
+//!
+//! This is the only room where relay, virtqueue and uplink meet. Workers see the world as a
+//! [`Snapshot`] and never wait for a control thread; how things are taken away from them is told in
+//! [`quiescence`].
+
+mod count;
+mod egress;
+mod flood;
+mod frame;
+mod ingress;
+pub mod quiescence;
+mod route;
+mod snapshot;
+mod sync;
+mod thread;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::sys::cpu;
+use crate::virtqueue::RingError;
+use quiescence::Quiescence;
+pub use snapshot::{Attachment, FloodState, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
+
+/// What a worker does when a queue has nothing for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// Looks at it for a while longer, then waits for a kick.
+    Adaptive {
+        /// How much longer, in nanoseconds.
+        cool_ns: u64,
+    },
+    /// Goes on looking, for ever.
+    Busy,
+    /// Waits for a kick at once.
+    Sleep,
+}
+
+/// How workers behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many there are; at least one.
+    pub workers: usize,
+    /// The CPU of each, where they are pinned.
+    pub cpus: Vec<usize>,
+    /// What they do with idle queues.
+    pub polling: Polling,
+    /// How long a frame waits for a receiver that has no buffers, in nanoseconds.
+    pub rx_wait_ns: u64,
+}
+
+/// Why a port cannot be served any more.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// One of its rings is broken.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The file behind its memory became shorter than what was mapped of it.
+    #[error("the guest's memory file was truncated while it was in use")]
+    Memory,
+}
+
+/// What a worker tells the daemon.
+#[derive(Debug)]
+pub enum Event {
+    /// A port is broken. It is not reported again before the next snapshot.
+    Failed {
+        /// The port.
+        port: PortId,
+        /// What is wrong.
+        error: Fault,
+    },
+}
+
+/// What the workers and the daemon have in common.
+struct Shared {
+    quiescence: Quiescence<Snapshot>,
+    wake: Vec<EventFd>,
+    stop: AtomicBool,
+    settings: Settings,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+    started: Instant,
+    /// Frames that worker 0 sends in the name of a port.
+    injected: Mutex<Vec<(PortId, Vec<u8>)>>,
+    has_injected: AtomicBool,
+}
+
+/// A panic while such a lock was held cannot have left its value half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A handle for waiting until workers have let go of something.
+#[derive(Clone)]
+pub struct Barrier(Arc<Shared>);
+
+impl Barrier {
+    /// Returns once no worker uses a snapshot older than number `snapshot`.
+    pub fn wait(&self, snapshot: u64) {
+        self.0.quiescence.wait(snapshot);
+    }
+}
+
+/// The running workers. Dropping it stops them.
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts the workers with an empty snapshot. `events` is called on their threads.
+    ///
+    /// # Errors
+    ///
+    /// The error of creating a descriptor or a thread, or of pinning a worker to its CPU.
+    pub fn start(
+        settings: Settings,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let count = settings.workers.max(1);
+        let wake = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
+        let shared = Arc::new(Shared {
+            quiescence: Quiescence::new(Snapshot::default(), count),
+            wake,
+            stop: AtomicBool::new(false),
+            settings,
+            events: Box::new(events),
+            started: Instant::now(),
+            injected: Mutex::default(),
+            has_injected: AtomicBool::new(false),
+        });
+        let mut pool = Self {
+            shared,
+            threads: vec![],
+        };
+        for number in 0..count {
+            let worker = thread::Worker::new(number, Arc::clone(&pool.shared))?;
+            let cpu = pool.shared.settings.cpus.get(number).copied();
+            let (pinned, was_pinned) = std::sync::mpsc::channel();
+            let body = move || {
+                let result = cpu.map_or(Ok(()), cpu::pin_current_thread);
+                let go = result.is_ok();
+                // The receiver waits for exactly this.
+                let _ = pinned.send(result);
+                if go {
+                    worker.run();
+                }
+            };
+            let builder = std::thread::Builder::new().name(format!("evb-worker-{number}"));
+            pool.threads.push(builder.spawn(body)?);
+            was_pinned
+                .recv()
+                .map_err(io::Error::other)?
+                .map_err(|error| {
+                    let cpu = cpu.unwrap_or_default();
+                    io::Error::new(
+                        error.kind(),
+                        format!("worker {number} on CPU {cpu}: {error}"),
+                    )
+                })?;
+        }
+        Ok(pool)
+    }
+
+    /// Makes `snapshot` what workers see, and returns its number for [`Barrier::wait`].
+    pub fn publish(&self, snapshot: Snapshot) -> u64 {
+        let number = self.shared.quiescence.publish(snapshot);
+        self.wake_all();
+        number
+    }
+
+    /// Sends frames, of at most 128 bytes each, as if they came in by `port`.
+    pub fn inject(&self, port: PortId, frames: impl IntoIterator<Item = Vec<u8>>) {
+        lock(&self.shared.injected).extend(frames.into_iter().map(|frame| (port, frame)));
+        self.shared.has_injected.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Waits for workers, from any thread.
+    pub fn barrier(&self) -> Barrier {
+        Barrier(Arc::clone(&self.shared))
+    }
+
+    /// Seconds since the workers started: the clock of the FDB.
+    pub fn now_s(&self) -> u32 {
+        self.shared.started.elapsed().as_secs() as u32
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.threads.len()
+    }
+
+    fn wake_all(&self) {
+        for wake in &self.shared.wake {
+            // Only a counter that is already full can refuse, and that wakes as well.
+            let _ = wake.write(1);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake_all();
+        for thread in self.threads.drain(..) {
+            // A panic of a worker has been reported on standard error.
+            let _ = thread.join();
+        }
+    }
+}

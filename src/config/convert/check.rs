@@ -1,0 +1,276 @@
+//! What must hold in a relay as a whole.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::relay::{Draft, Fids, member};
+use super::words::Faults;
+use super::{Plug, Seat};
+use crate::config::report::Fault;
+use crate::frame::mac::Mac;
+use crate::relay::{MAX_PORTS, Mode, VlanConfig};
+
+/// Checks each relay over its seats. `incomplete`: some table could not be read, so that a relay
+/// may seem to lack what it has.
+pub fn relays(
+    drafts: &BTreeMap<String, Draft>,
+    seats: &[Seat],
+    incomplete: bool,
+    faults: &mut Faults,
+) {
+    let mut by_relay: BTreeMap<&str, Vec<&Seat>> = BTreeMap::new();
+    for seat in seats {
+        by_relay.entry(&seat.relay).or_default().push(seat);
+    }
+    for (name, seats) in &by_relay {
+        let Some(draft) = drafts.get(*name) else {
+            continue;
+        };
+        size(name, seats, faults);
+        one_uplink(name, seats, faults);
+        if seats
+            .iter()
+            .any(|seat| seat.is_local() && seat.settings.mode == Mode::Passthrough)
+        {
+            passthrough(name, draft, seats, incomplete, faults);
+        } else {
+            vlan_keys(name, seats, faults);
+        }
+        addresses(draft, seats, faults);
+        joined(seats, faults);
+        shared_nic(name, seats, incomplete, faults);
+    }
+    nested(drafts, seats, &by_relay, faults);
+}
+
+fn size(relay: &str, seats: &[&Seat], faults: &mut Faults) {
+    if let Some(seat) = seats.get(MAX_PORTS) {
+        faults.push(
+            Fault::at(
+                seat.at.clone(),
+                format!("relay `{relay}` has more than {MAX_PORTS} ports"),
+            )
+            .help("share them out over several relays and patch these"),
+        );
+    }
+}
+
+fn one_uplink(relay: &str, seats: &[&Seat], faults: &mut Faults) {
+    let mut uplinks = seats.iter().filter(|seat| !seat.is_local());
+    let Some(first) = uplinks.next() else { return };
+    for second in uplinks {
+        faults.push(
+            Fault::at(
+                second.at.clone(),
+                format!("relay `{relay}` has two uplinks"),
+            )
+            .with(first.at.clone(), "the first")
+            .help("a relay has at most one: bond the two, or patch two relays"),
+        );
+    }
+}
+
+/// 802.1Q without the Q: one station, one wire.
+fn passthrough(relay: &str, draft: &Draft, seats: &[&Seat], incomplete: bool, faults: &mut Faults) {
+    let mut locals: Vec<&Seat> = seats
+        .iter()
+        .copied()
+        .filter(|seat| seat.is_local())
+        .collect();
+    locals.sort_by_key(|seat| seat.settings.mode != Mode::Passthrough);
+    let Some((first, others)) = locals.split_first() else {
+        return;
+    };
+    let mode = first.marks.mode.clone().unwrap_or_else(|| first.at.clone());
+    for other in others {
+        faults.push(
+            Fault::at(
+                other.at.clone(),
+                format!("relay `{relay}` is passthrough and has two local ports"),
+            )
+            .with(mode.clone(), "this port has the uplink for itself")
+            .help("give each passthrough port a relay and an uplink of its own"),
+        );
+    }
+    if !incomplete && !seats.iter().any(|seat| !seat.is_local()) {
+        faults.push(
+            Fault::at(
+                mode.clone(),
+                format!("relay `{relay}` is passthrough and has no uplink"),
+            )
+            .help(format!("add an `[[uplink]]` with `relay = \"{relay}\"`")),
+        );
+    }
+    for seat in seats {
+        if let Some(at) = &seat.marks.vlan {
+            faults.push(
+                Fault::at(at.clone(), "a passthrough relay has no VLANs")
+                    .with(mode.clone(), "passthrough is here")
+                    .help("leave the VLAN words out: every frame passes as it is, tags included"),
+            );
+        }
+    }
+    if draft.has_statics() {
+        faults.push(
+            Fault::at(
+                draft.at.clone(),
+                format!("relay `{relay}` is passthrough and has static addresses"),
+            )
+            .with(mode, "passthrough is here")
+            .help("leave `static` out: a passthrough relay keeps no table of addresses"),
+        );
+    }
+}
+
+/// Where any port has a VLAN key, every local port has one.
+fn vlan_keys(relay: &str, seats: &[&Seat], faults: &mut Faults) {
+    let Some(keyed) = seats.iter().find_map(|seat| seat.marks.vlan.clone()) else {
+        return;
+    };
+    for seat in seats
+        .iter()
+        .filter(|seat| seat.is_local() && seat.marks.vlan.is_none())
+    {
+        faults.push(
+            Fault::at(
+                seat.at.clone(),
+                format!("port `{}` is in no VLAN", seat.name),
+            )
+            .with(keyed.clone(), format!("relay `{relay}` has VLANs"))
+            .help("add `access = 10`, or `trunk = [10, 20]` with or without `native`"),
+        );
+    }
+}
+
+/// No two ports register one address where both would own it.
+fn addresses(draft: &Draft, seats: &[&Seat], faults: &mut Faults) {
+    let fids = Fids::new(&draft.settings.fids);
+    let flat = seats.iter().all(|seat| seat.marks.vlan.is_none());
+    let mut owners: HashMap<Mac, Vec<(&Seat, usize)>> = HashMap::new();
+    for seat in seats {
+        for (index, mac) in seat.settings.macs.iter().enumerate() {
+            let others = owners.entry(*mac).or_default();
+            let clash = others.iter().find_map(|(other, place)| {
+                if flat {
+                    return Some((other, *place, String::new()));
+                }
+                let vid = fids.common(&seat.settings.vlan, &other.settings.vlan)?;
+                Some((other, *place, format!(" in VLAN {vid}")))
+            });
+            let at = |seat: &Seat, index: usize| {
+                seat.marks
+                    .macs
+                    .get(index)
+                    .cloned()
+                    .unwrap_or_else(|| seat.at.clone())
+            };
+            if let Some((other, place, scope)) = clash {
+                faults.push(
+                    Fault::at(
+                        at(seat, index),
+                        format!(
+                            "{mac} is registered on `{}` and on `{}`{scope}",
+                            other.name, seat.name
+                        ),
+                    )
+                    .with(at(other, place), format!("on `{}`", other.name))
+                    .help("give each port its own address, or keep them in different VLANs"),
+                );
+            } else {
+                others.push((seat, index));
+            }
+        }
+    }
+}
+
+/// A group is joined in a VLAN of the port.
+fn joined(seats: &[&Seat], faults: &mut Faults) {
+    let flat = seats.iter().all(|seat| seat.marks.vlan.is_none());
+    for seat in seats {
+        for (group, at) in seat.settings.groups.iter().zip(&seat.marks.groups) {
+            let Some(vid) = group.vid else { continue };
+            if flat {
+                faults.push(
+                    Fault::at(at.clone(), "a relay without VLANs has no VIDs")
+                        .help("leave `vid` out, or give its ports VLAN keys"),
+                );
+            } else if !member(&seat.settings.vlan, vid) && seat.settings.vlan != VlanConfig::Flat {
+                faults.push(
+                    Fault::at(
+                        at.clone(),
+                        format!("port `{}` is not in VLAN {vid}", seat.name),
+                    )
+                    .with(
+                        seat.marks.vlan.clone().unwrap_or_else(|| seat.at.clone()),
+                        "its VLANs",
+                    )
+                    .help("a group is joined in a VLAN of the port"),
+                );
+            }
+        }
+    }
+}
+
+/// A MACVTAP device that shares its NIC hears one station only, so there must be one, and known.
+fn shared_nic(relay: &str, seats: &[&Seat], incomplete: bool, faults: &mut Faults) {
+    if incomplete {
+        return;
+    }
+    for seat in seats {
+        let Plug::Outside { shared: Some(at) } = &seat.plug else {
+            continue;
+        };
+        let locals: Vec<&&Seat> = seats.iter().filter(|seat| seat.is_local()).collect();
+        let fits = match locals.as_slice() {
+            [only] => matches!(only.plug, Plug::Vm) && !only.settings.macs.is_empty(),
+            _ => false,
+        };
+        if !fits {
+            faults.push(
+                Fault::at(at.clone(), "a MACVTAP device that shares its NIC carries one known address")
+                    .label(format!("relay `{relay}` needs more"))
+                    .help("use `mode = \"passthru\"`, or give the relay exactly one local port, a VM with `mac`"),
+            );
+        }
+    }
+}
+
+/// A station behind two VEPA ports would need the frame reflected twice.
+fn nested(
+    drafts: &BTreeMap<String, Draft>,
+    seats: &[Seat],
+    by_relay: &BTreeMap<&str, Vec<&Seat>>,
+    faults: &mut Faults,
+) {
+    let mut ends = seats.iter().filter(|seat| matches!(seat.plug, Plug::Patch));
+    while let (Some(a), Some(b)) = (ends.next(), ends.next()) {
+        for (outer, inner) in [(a, b), (b, a)] {
+            let vepa = |seat: &&&Seat| seat.is_local() && seat.settings.mode == Mode::Vepa;
+            let behind = by_relay
+                .get(inner.relay.as_str())
+                .into_iter()
+                .flatten()
+                .find(vepa);
+            let allowed = [outer, inner].iter().any(|seat| {
+                drafts
+                    .get(&seat.relay)
+                    .is_some_and(|draft| draft.nested_reflect)
+            });
+            let Some(behind) = behind else { continue };
+            if allowed || inner.is_local() || !vepa(&&outer) {
+                continue;
+            }
+            let place = |seat: &Seat| seat.marks.mode.clone().unwrap_or_else(|| seat.at.clone());
+            faults.push(
+                Fault::at(
+                    place(outer),
+                    format!("VEPA port `{}` is behind a VEPA port of relay `{}`", behind.name, outer.relay),
+                )
+                .with(place(behind), "the inner VEPA port")
+                .help(format!(
+                    "make this end a bridge port that is `reflective`, or set `nested_reflect = true` in relay `{}`",
+                    outer.relay
+                )),
+            );
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The validated configuration: plain data in which every default is filled in.
+//!
+//! Everything is keyed by name, so that two configurations that say the same in another order are
+//! equal. Settings of relays and bridge ports are the relay's own types.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::frame::ethernet::Vid;
+use crate::frame::mac::Mac;
+use crate::relay::{PortConfig, RelayConfig};
+
+/// All that a daemon is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The process itself.
+    pub daemon: Daemon,
+    /// Relays by name.
+    pub relays: BTreeMap<String, Relay>,
+    /// Local ports by name, templates expanded.
+    pub ports: BTreeMap<String, Port>,
+    /// Uplinks by name.
+    pub uplinks: BTreeMap<String, Uplink>,
+    /// Cables between relays by name.
+    pub patches: BTreeMap<String, Patch>,
+}
+
+impl Config {
+    /// Every unix socket that is listened on or connected to.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        let ports = self.ports.values().filter_map(|port| match &port.backend {
+            Backend::Listen(path) | Backend::Connect(path) => Some(path),
+            Backend::Tap(_) => None,
+        });
+        let links = self
+            .uplinks
+            .values()
+            .flat_map(|uplink| uplink.attachment.links());
+        let links = links.filter_map(|link| match &link.kind {
+            LinkKind::Listen(path) | LinkKind::Connect(path) => Some(path),
+            _ => None,
+        });
+        self.daemon
+            .control
+            .iter()
+            .chain(ports)
+            .chain(links)
+            .map(PathBuf::as_path)
+    }
+}
+
+/// `[daemon]`: the process itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Socket of the API; none where it is not named.
+    pub control: Option<PathBuf>,
+    /// Number of forwarding threads.
+    pub workers: usize,
+    /// CPUs of the workers, in their order; empty where they are not pinned.
+    pub cpus: Vec<usize>,
+    /// What workers do when there is nothing to do.
+    pub poll: Poll,
+    /// How long a sender waits for a full receive ring before its frame drops.
+    pub rx_wait: Duration,
+    /// How long after its last frame a queue is still polled.
+    pub cool: Duration,
+}
+
+impl Default for Daemon {
+    fn default() -> Daemon {
+        Daemon {
+            control: None,
+            workers: 1,
+            cpus: Vec::new(),
+            poll: Poll::Adaptive,
+            rx_wait: Duration::from_micros(100),
+            cool: Duration::from_micros(100),
+        }
+    }
+}
+
+/// What workers do when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// Poll the queues that talk, sleep for the others.
+    Adaptive,
+    /// Never sleep.
+    Busy,
+    /// Never poll.
+    Sleep,
+}
+
+/// `[[relay]]`: one edge relay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relay {
+    /// What the relay itself is told.
+    pub settings: RelayConfig,
+    /// Addresses that the FDB holds from the start.
+    pub statics: Vec<StaticEntry>,
+}
+
+/// An address that the FDB of a relay holds from the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticEntry {
+    /// The address.
+    pub mac: Mac,
+    /// Its VLAN; none in a flat relay.
+    pub vid: Option<Vid>,
+    /// Name of the local port or uplink that it is behind.
+    pub port: String,
+}
+
+/// `[[port]]`: a local port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Name of its relay.
+    pub relay: String,
+    /// What is plugged into it.
+    pub backend: Backend,
+    /// Queue pairs offered.
+    pub queues: u16,
+    /// What the relay is told of it.
+    pub settings: PortConfig,
+}
+
+/// What is plugged into a local port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// A VM that connects to this vhost-user socket.
+    Listen(PathBuf),
+    /// A VM whose vhost-user socket this is.
+    Connect(PathBuf),
+    /// The host, by a TAP device.
+    Tap(Tap),
+}
+
+/// A TAP device to create or take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// Name of the device.
+    pub name: String,
+    /// Address of the host's side.
+    pub mac: Option<Mac>,
+}
+
+/// `[[uplink]]`: a relay's way to the adjacent switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Name of its relay.
+    pub relay: String,
+    /// How it leaves the daemon.
+    pub attachment: Attachment,
+    /// What the relay is told of it.
+    pub settings: PortConfig,
+}
+
+/// How an uplink leaves the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// By one link.
+    Single(Link),
+    /// By one of several at a time, the first one preferred.
+    Bond(Vec<Member>),
+}
+
+impl Attachment {
+    /// The links of the uplink.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        let (single, members) = match self {
+            Attachment::Single(link) => (Some(link), &[][..]),
+            Attachment::Bond(members) => (None, members.as_slice()),
+        };
+        single
+            .into_iter()
+            .chain(members.iter().map(|member| &member.link))
+    }
+}
+
+/// A named link in a bond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name in the file.
+    pub name: String,
+    /// The link.
+    pub link: Link,
+}
+
+/// One link to the outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// What it is.
+    pub kind: LinkKind,
+    /// Queue pairs.
+    pub queues: u16,
+    /// Whether a NIC may be taken that holds an address or a default route.
+    pub take_parent: bool,
+}
+
+/// What a link to the outside is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Another daemon or a VM connects to this vhost-user socket.
+    Listen(PathBuf),
+    /// The vhost-user socket of another daemon or a VM.
+    Connect(PathBuf),
+    /// A TAP device that the host bridges or routes.
+    Tap(Tap),
+    /// A MACVTAP device on a NIC.
+    Macvtap {
+        /// The NIC.
+        parent: String,
+        /// How it shares the NIC.
+        mode: MacvtapMode,
+    },
+    /// A packet socket on a device.
+    AfPacket {
+        /// The device.
+        dev: String,
+    },
+    /// `AF_XDP` sockets on a device.
+    AfXdp {
+        /// The device.
+        dev: String,
+    },
+    /// A virtual function of a NIC.
+    Sriov {
+        /// The physical function.
+        pf: String,
+        /// Number of the virtual function.
+        vf: u16,
+        /// How its netdev is reached.
+        via: Via,
+    },
+}
+
+/// How a MACVTAP device shares its NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacvtapMode {
+    /// It has the NIC for itself.
+    Passthru,
+    /// Siblings are reached directly.
+    Bridge,
+    /// Siblings are reached by way of the switch.
+    Vepa,
+    /// Siblings are not reached.
+    Private,
+}
+
+/// How the netdev of a virtual function is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// By a MACVTAP device in passthru mode.
+    Macvtap,
+    /// By a packet socket.
+    AfPacket,
+    /// By `AF_XDP` sockets.
+    AfXdp,
+}
+
+/// `[[patch]]`: a cable between two relays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// One end.
+    pub a: End,
+    /// The other.
+    pub b: End,
+}
+
+impl Patch {
+    /// The names that the two ends have as bridge ports, given the patch's own.
+    pub fn end_names(patch: &str) -> [String; 2] {
+        [format!("{patch}.a"), format!("{patch}.b")]
+    }
+}
+
+/// One end of a patch: a local port of its relay or, by `settings.role`, its uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Name of its relay.
+    pub relay: String,
+    /// What the relay is told of it.
+    pub settings: PortConfig,
+}

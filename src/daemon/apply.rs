@@ -1,0 +1,321 @@
+//! From one configuration to another: start is the way from nothing.
+//!
+//! What did not change is not touched. What changed beyond what a running port can take is removed
+//! and added again, which its front end sees as a reconnect.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::Daemon;
+use super::device::Device;
+use super::endpoint::{Address, Endpoint};
+use super::world::Kind;
+use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
+use crate::relay::PortConfig;
+use crate::vhost_user::DevicePolicy;
+
+/// Why a configuration could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A port or its socket.
+    #[error("port {port}: {why}")]
+    Port {
+        /// Its name.
+        port: String,
+        /// What stands against it.
+        why: String,
+    },
+    /// A relay.
+    #[error("relay {relay}: {why}")]
+    Relay {
+        /// Its name.
+        relay: String,
+        /// What stands against it.
+        why: String,
+    },
+}
+
+/// A port of a relay as the configuration wants it: a port, an uplink or the end of a patch.
+#[derive(Clone, Debug, PartialEq)]
+struct Wanted {
+    relay: String,
+    settings: PortConfig,
+    plug: Plug,
+}
+
+/// What is to be behind a port.
+#[derive(Clone, Debug, PartialEq)]
+enum Plug {
+    VhostUser { address: Address, queue_pairs: u16 },
+    Patch { peer: String },
+}
+
+impl Wanted {
+    /// Whether a running port can become this one without its front end noticing.
+    fn keeps(&self, now: &Wanted) -> bool {
+        self.relay == now.relay
+            && self.plug == now.plug
+            && self.settings.role == now.settings.role
+            // The guest was told its MTU.
+            && self.settings.mtu == now.settings.mtu
+    }
+}
+
+/// All ports that a configuration wants, by name.
+fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
+    let mut all = BTreeMap::new();
+    for (name, port) in &config.ports {
+        let queue_pairs = port.queues;
+        let plug = match &port.backend {
+            Backend::Listen(path) => listen(path, queue_pairs),
+            Backend::Connect(path) => connect(path, queue_pairs),
+            Backend::Tap(_) => return Err(unavailable(name, "a TAP device")),
+        };
+        let (relay, settings) = (port.relay.clone(), port.settings.clone());
+        all.insert(
+            name.clone(),
+            Wanted {
+                relay,
+                settings,
+                plug,
+            },
+        );
+    }
+    for (name, uplink) in &config.uplinks {
+        let Attachment::Single(link) = &uplink.attachment else {
+            return Err(unavailable(name, "a bond"));
+        };
+        let plug = match &link.kind {
+            LinkKind::Listen(path) => listen(path, link.queues),
+            LinkKind::Connect(path) => connect(path, link.queues),
+            LinkKind::Tap(_) => return Err(unavailable(name, "a TAP device")),
+            LinkKind::Macvtap { .. } => return Err(unavailable(name, "a MACVTAP device")),
+            LinkKind::AfPacket { .. } => return Err(unavailable(name, "a packet socket")),
+            LinkKind::AfXdp { .. } => return Err(unavailable(name, "an AF_XDP socket")),
+            LinkKind::Sriov { .. } => return Err(unavailable(name, "a virtual function")),
+        };
+        let (relay, settings) = (uplink.relay.clone(), uplink.settings.clone());
+        all.insert(
+            name.clone(),
+            Wanted {
+                relay,
+                settings,
+                plug,
+            },
+        );
+    }
+    for (name, patch) in &config.patches {
+        let [a, b] = Patch::end_names(name);
+        for (end, name, peer) in [(&patch.a, &a, &b), (&patch.b, &b, &a)] {
+            let plug = Plug::Patch { peer: peer.clone() };
+            let (relay, settings) = (end.relay.clone(), end.settings.clone());
+            all.insert(
+                name.clone(),
+                Wanted {
+                    relay,
+                    settings,
+                    plug,
+                },
+            );
+        }
+    }
+    Ok(all)
+}
+
+fn listen(path: &Path, queue_pairs: u16) -> Plug {
+    Plug::VhostUser {
+        address: Address::Listen(path.to_owned()),
+        queue_pairs,
+    }
+}
+
+fn connect(path: &Path, queue_pairs: u16) -> Plug {
+    Plug::VhostUser {
+        address: Address::Connect(path.to_owned()),
+        queue_pairs,
+    }
+}
+
+fn unavailable(port: &str, what: &str) -> ApplyError {
+    let why = format!("{what} is not available in this version; use `listen` or `connect`");
+    ApplyError::Port {
+        port: port.to_owned(),
+        why,
+    }
+}
+
+/// Checks that this version can carry out all of a configuration.
+///
+/// # Errors
+///
+/// The first part that it cannot.
+pub fn check(config: &Config) -> Result<(), ApplyError> {
+    wanted(config).map(drop)
+}
+
+impl Daemon {
+    /// The first half of becoming `config`: removes what is not in it.
+    ///
+    /// Sockets close in their own time; [`Daemon::establish`] follows when they have, because one
+    /// of them may be wanted again.
+    ///
+    /// # Errors
+    ///
+    /// What this version cannot carry out; then nothing was changed.
+    pub(super) fn retire(&mut self, config: &Config) -> Result<(), ApplyError> {
+        let wanted = wanted(config)?;
+        let gone: Vec<_> = self
+            .world
+            .ports()
+            .filter(|(_, port)| !self.stays(&port.name, &wanted, config))
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            if let Some(port) = self.world.remove_port(id) {
+                log::info!("port {}: removed", port.name);
+                self.closing += usize::from(port.device().is_some_and(Device::is_open));
+            }
+        }
+        self.wanted
+            .0
+            .retain(|name, _| self.world.port_named(name).is_some());
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// The second half of becoming `config`: adds what is new and changes what is different.
+    ///
+    /// # Errors
+    ///
+    /// Each part that failed; the others are carried out.
+    pub(super) fn establish(&mut self, config: &Config) -> Vec<ApplyError> {
+        let wanted = match wanted(config) {
+            Ok(wanted) => wanted,
+            Err(error) => return vec![error],
+        };
+        let mut errors = vec![];
+        self.establish_relays(config, &mut errors);
+        for (name, port) in &wanted {
+            if let Err(error) = self.establish_port(name, port) {
+                errors.push(error);
+            }
+        }
+        for (name, port) in &wanted {
+            if let (Plug::Patch { peer }, Some(a)) = (&port.plug, self.world.port_named(name))
+                && let Some(b) = self.world.port_named(peer)
+            {
+                self.world.join(a, b);
+            }
+        }
+        for (name, relay) in &config.relays {
+            let Some(place) = self.world.relay_named(name) else {
+                continue;
+            };
+            if let Err(error) = self.world.rebuild(place) {
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why: error.to_string(),
+                });
+            }
+            for (entry, error) in self.world.set_statics(place, &relay.statics) {
+                let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why,
+                });
+            }
+        }
+        self.wanted = WantedPorts(wanted);
+        self.dirty = true;
+        errors
+    }
+
+    fn stays(&self, name: &str, wanted: &BTreeMap<String, Wanted>, config: &Config) -> bool {
+        match (self.wanted.0.get(name), wanted.get(name)) {
+            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&now.relay),
+            _ => false,
+        }
+    }
+
+    fn establish_relays(&mut self, config: &Config, errors: &mut Vec<ApplyError>) {
+        let gone: Vec<_> = self
+            .world
+            .relays()
+            .filter(|(_, relay)| !config.relays.contains_key(&relay.name))
+            .map(|(place, relay)| (place, relay.name.clone()))
+            .collect();
+        for (place, name) in gone {
+            self.world.remove_relay(place);
+            log::info!("relay {name}: removed");
+        }
+        for (name, relay) in &config.relays {
+            if let Some(place) = self.world.relay_named(name) {
+                self.world.set_relay(place, relay.settings.clone());
+            } else if let Err(error) = self.world.add_relay(name, relay.settings.clone()) {
+                errors.push(ApplyError::Relay {
+                    relay: name.clone(),
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+
+    /// Adds a port, or gives a running one its new settings.
+    fn establish_port(&mut self, name: &str, wanted: &Wanted) -> Result<(), ApplyError> {
+        let fail = |why: String| ApplyError::Port {
+            port: name.to_owned(),
+            why,
+        };
+        if let Some(id) = self.world.port_named(name) {
+            self.world.set_port(id, wanted.settings.clone());
+            return Ok(());
+        }
+        let relay = self.world.relay_named(&wanted.relay);
+        let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
+        let (kind, start) = match &wanted.plug {
+            Plug::Patch { .. } => (Kind::Patch(None), None),
+            Plug::VhostUser {
+                address,
+                queue_pairs,
+            } => {
+                let device = Device::new(address.clone(), *queue_pairs);
+                (Kind::VhostUser(device), Some((address, *queue_pairs)))
+            }
+        };
+        let settings = wanted.settings.clone();
+        let id = self
+            .world
+            .add_port(name, relay, settings, kind)
+            .map_err(|e| fail(e.to_string()))?;
+        let Some((address, queue_pairs)) = start else {
+            return Ok(());
+        };
+        let endpoint = Endpoint {
+            port: id,
+            name: name.to_owned(),
+            policy: DevicePolicy {
+                queue_pairs,
+                mtu: wanted.settings.mtu,
+            },
+            events: self.events.clone(),
+            barrier: self.pool.barrier(),
+            privileged: self.privileged.clone(),
+        };
+        match endpoint.start(address) {
+            Ok(handle) => {
+                if let Some(device) = self.world.device_mut(id) {
+                    device.endpoint = Some(handle);
+                }
+                Ok(())
+            }
+            Err(why) => {
+                self.world.remove_port(id);
+                Err(fail(why))
+            }
+        }
+    }
+}
+
+/// What the running state was made from.
+#[derive(Default)]
+pub(super) struct WantedPorts(BTreeMap<String, Wanted>);

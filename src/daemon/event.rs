@@ -1,0 +1,39 @@
+//! What happens to the daemon. It alone changes the world; everybody else sends one of these.
+
+use tokio::sync::oneshot;
+
+use crate::vhost_user::Update;
+use crate::worker::{Fault, PortId, PortRings};
+
+/// Tells the connections of a port apart, so that late news of an old one is not taken for the new
+/// one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId(pub u64);
+
+/// News for the daemon.
+#[derive(Debug)]
+pub enum Event {
+    /// A front end connected.
+    Connected { port: PortId, session: SessionId },
+    /// The rings of a port have changed; the answer is the number of the snapshot that has them.
+    Rings {
+        port: PortId,
+        session: SessionId,
+        rings: PortRings,
+        reply: oneshot::Sender<u64>,
+    },
+    /// Other news of a session.
+    Update {
+        port: PortId,
+        session: SessionId,
+        update: Update,
+    },
+    /// A front end is gone, and all that was its with it.
+    Disconnected { port: PortId, session: SessionId },
+    /// No worker delivers to or takes from a port that went down.
+    Quiet { port: PortId },
+    /// A worker found a port broken.
+    Failed { port: PortId, error: Fault },
+    /// An endpoint that was told to stop has stopped.
+    EndpointGone,
+}

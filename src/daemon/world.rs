@@ -1,0 +1,419 @@
+//! The running state, and the snapshots made of it.
+//!
+//! Relays and ports live in places that stay theirs until they are removed, because workers and the
+//! FDB know them by number. Parts of the last snapshot that did not change are used again.
+
+use std::sync::Arc;
+
+use super::device::Device;
+use crate::config::StaticEntry;
+use crate::frame::mac::Mac;
+use crate::relay::{
+    self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
+};
+use crate::stats::{PortCounters, Totals};
+use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
+
+/// Ports that a daemon can have.
+pub const MAX_PORTS: usize = 16384;
+
+/// A relay and who is in it.
+pub struct RelayEntry {
+    pub name: String,
+    pub config: RelayConfig,
+    pub fdb: Arc<Fdb>,
+    pub tables: Arc<Relay>,
+    /// Addresses that the configuration put into the FDB.
+    statics: Vec<StaticEntry>,
+    /// Which port each slot is.
+    slots: Vec<Option<PortId>>,
+    view: Option<Arc<RelayView>>,
+}
+
+/// What is behind a port.
+pub enum Kind {
+    /// A vhost-user front end, present or not.
+    VhostUser(Device),
+    /// The other end of a cable; `None` until both ends exist.
+    Patch(Option<PortId>),
+}
+
+/// A port of a relay.
+pub struct PortEntry {
+    pub name: String,
+    pub relay: usize,
+    pub slot: Slot,
+    /// Its settings and state, as its relay has them.
+    pub bridge: Arc<relay::Port>,
+    pub kind: Kind,
+    /// The source address refused last.
+    pub refused: Option<Mac>,
+    counters: Arc<[PortCounters]>,
+    /// The worker of each TX queue.
+    workers: Vec<usize>,
+    published: Option<Arc<worker::Port>>,
+}
+
+impl PortEntry {
+    /// The device of a vhost-user port.
+    pub fn device(&self) -> Option<&Device> {
+        match &self.kind {
+            Kind::VhostUser(device) => Some(device),
+            Kind::Patch(_) => None,
+        }
+    }
+
+    /// Whether frames can come and go.
+    pub fn is_active(&self) -> bool {
+        match &self.kind {
+            Kind::VhostUser(device) => !device.usable().is_empty(),
+            Kind::Patch(peer) => peer.is_some(),
+        }
+    }
+
+    /// All that was counted, over all workers.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for counters in self.counters.iter() {
+            sum += &counters.snapshot();
+        }
+        sum
+    }
+
+    /// What workers see of the port.
+    fn publish(&mut self) -> Arc<worker::Port> {
+        let attachment = match &self.kind {
+            Kind::VhostUser(device) => Attachment::Rings(device.usable()),
+            Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
+            Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
+        };
+        Arc::clone(self.published.get_or_insert_with(|| {
+            Arc::new(worker::Port {
+                name: self.name.clone(),
+                relay: self.relay,
+                slot: self.slot,
+                counters: Arc::clone(&self.counters),
+                workers: self.workers.clone(),
+                attachment,
+            })
+        }))
+    }
+}
+
+/// All relays and ports.
+pub struct World {
+    relays: Vec<Option<RelayEntry>>,
+    ports: Vec<Option<PortEntry>>,
+    worker_count: usize,
+    /// TX queues given to each worker.
+    load: Vec<usize>,
+}
+
+/// Why something cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// The relay's tables cannot be built.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// No number is left.
+    #[error("there are {MAX_PORTS} ports, which is the limit of one daemon")]
+    TooManyPorts,
+    /// No slot is left.
+    #[error("the relay has {} ports, which is its limit", relay::MAX_PORTS)]
+    TooManySlots,
+}
+
+impl World {
+    /// Nothing, for `worker_count` workers.
+    pub fn new(worker_count: usize) -> Self {
+        Self {
+            relays: vec![],
+            ports: vec![],
+            worker_count,
+            load: vec![0; worker_count],
+        }
+    }
+
+    /// Relays with their places.
+    pub fn relays(&self) -> impl Iterator<Item = (usize, &RelayEntry)> {
+        self.relays
+            .iter()
+            .enumerate()
+            .filter_map(|(place, relay)| Some((place, relay.as_ref()?)))
+    }
+
+    /// TX queues of each worker.
+    pub fn load(&self) -> &[usize] {
+        &self.load
+    }
+
+    /// What each port has to report, by name. The address that it refused last is kept.
+    pub fn take_reports(&mut self) -> impl Iterator<Item = (&str, Report)> {
+        self.ports.iter_mut().flatten().map(|port| {
+            let report = port.bridge.state().take_report();
+            port.refused = report.refused.or(port.refused);
+            (port.name.as_str(), report)
+        })
+    }
+
+    pub fn relay(&self, index: usize) -> Option<&RelayEntry> {
+        self.relays.get(index)?.as_ref()
+    }
+
+    pub fn relay_named(&self, name: &str) -> Option<usize> {
+        self.relays
+            .iter()
+            .position(|r| r.as_ref().is_some_and(|r| r.name == name))
+    }
+
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortEntry)> {
+        (0..)
+            .map(PortId)
+            .zip(&self.ports)
+            .filter_map(|(id, port)| Some((id, port.as_ref()?)))
+    }
+
+    pub fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    pub fn port_named(&self, name: &str) -> Option<PortId> {
+        self.ports()
+            .find(|(_, port)| port.name == name)
+            .map(|(id, _)| id)
+    }
+
+    /// The port in a slot of a relay.
+    pub fn port_in(&self, relay: &RelayEntry, slot: Slot) -> Option<&PortEntry> {
+        self.port((*relay.slots.get(slot.index())?)?)
+    }
+
+    /// A device, to be changed; workers see the change with the next snapshot.
+    pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
+        let port = self.ports.get_mut(id.index())?.as_mut()?;
+        port.published = None;
+        if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
+            relay.view = None;
+        }
+        match &mut port.kind {
+            Kind::VhostUser(device) => Some(device),
+            Kind::Patch(_) => None,
+        }
+    }
+
+    /// Adds a relay without ports and returns its place.
+    pub fn add_relay(&mut self, name: &str, config: RelayConfig) -> Result<usize, WorldError> {
+        let fdb = Arc::new(Fdb::new(config.max_entries));
+        let tables = Arc::new(Relay::new(config.clone(), vec![], Arc::clone(&fdb))?);
+        let name = name.to_owned();
+        let relay = RelayEntry {
+            name,
+            config,
+            fdb,
+            tables,
+            statics: vec![],
+            slots: vec![],
+            view: None,
+        };
+        let place = free_place(&mut self.relays);
+        self.relays[place] = Some(relay);
+        Ok(place)
+    }
+
+    /// Changes the settings of a relay. A table for more addresses starts empty.
+    pub fn set_relay(&mut self, place: usize, config: RelayConfig) {
+        if let Some(Some(relay)) = self.relays.get_mut(place) {
+            if relay.config.max_entries != config.max_entries {
+                relay.fdb = Arc::new(Fdb::new(config.max_entries));
+            }
+            relay.config = config;
+        }
+    }
+
+    pub fn remove_relay(&mut self, place: usize) {
+        if let Some(relay) = self.relays.get_mut(place) {
+            *relay = None;
+        }
+    }
+
+    /// Adds a port to a relay; [`World::rebuild`] makes the relay know it.
+    pub fn add_port(
+        &mut self,
+        name: &str,
+        relay: usize,
+        config: PortConfig,
+        kind: Kind,
+    ) -> Result<PortId, WorldError> {
+        let place = free_place(&mut self.ports);
+        let id = u16::try_from(place)
+            .ok()
+            .filter(|_| place < MAX_PORTS)
+            .map(PortId);
+        let id = id.ok_or(WorldError::TooManyPorts)?;
+        let Some(Some(entry)) = self.relays.get_mut(relay) else {
+            return Err(WorldError::TooManySlots);
+        };
+        let slot_place = free_place(&mut entry.slots);
+        let slot = Slot::new(slot_place).ok_or(WorldError::TooManySlots)?;
+        entry.slots[slot_place] = Some(id);
+        let pairs = match &kind {
+            Kind::VhostUser(device) => device.queue_pairs,
+            Kind::Patch(_) => 0,
+        };
+        let workers = (0..pairs).map(|_| self.assign()).collect();
+        self.ports[place] = Some(PortEntry {
+            name: name.to_owned(),
+            relay,
+            slot,
+            bridge: relay::Port::new(config, Arc::default()),
+            kind,
+            refused: None,
+            counters: (0..self.worker_count)
+                .map(|_| PortCounters::default())
+                .collect(),
+            workers,
+            published: None,
+        });
+        Ok(id)
+    }
+
+    /// Changes what the relay is told of a port.
+    pub fn set_port(&mut self, id: PortId, config: PortConfig) {
+        if let Some(Some(port)) = self.ports.get_mut(id.index())
+            && *port.bridge.config() != config
+        {
+            port.bridge = relay::Port::new(config, Arc::clone(port.bridge.state()));
+        }
+    }
+
+    /// Makes two ends of a cable know each other.
+    pub fn join(&mut self, a: PortId, b: PortId) {
+        for (end, peer) in [(a, b), (b, a)] {
+            if let Some(Some(port)) = self.ports.get_mut(end.index()) {
+                port.kind = Kind::Patch(Some(peer));
+                port.published = None;
+            }
+        }
+    }
+
+    /// Removes a port and all that its relay has learned of it.
+    pub fn remove_port(&mut self, id: PortId) -> Option<PortEntry> {
+        let port = self.ports.get_mut(id.index())?.take()?;
+        for worker in &port.workers {
+            self.load[*worker] -= 1;
+        }
+        if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
+            relay.tables.port_removed(port.slot);
+            if let Some(slot) = relay.slots.get_mut(port.slot.index()) {
+                *slot = None;
+            }
+        }
+        Some(port)
+    }
+
+    /// Builds the tables of a relay after its settings or its ports' have changed.
+    pub fn rebuild(&mut self, place: usize) -> Result<(), WorldError> {
+        let Some(Some(relay)) = self.relays.get_mut(place) else {
+            return Ok(());
+        };
+        let ports = relay.slots.iter().map(|id| {
+            Some(Arc::clone(
+                &self.ports.get((*id)?.index())?.as_ref()?.bridge,
+            ))
+        });
+        let tables = Relay::new(
+            relay.config.clone(),
+            ports.collect(),
+            Arc::clone(&relay.fdb),
+        )?;
+        relay.tables = Arc::new(tables);
+        relay.view = None;
+        Ok(())
+    }
+
+    /// Makes the static entries of a relay those in `wanted`; what cannot be added is returned.
+    pub fn set_statics(
+        &mut self,
+        place: usize,
+        wanted: &[StaticEntry],
+    ) -> Vec<(StaticEntry, StaticError)> {
+        let slot_of = |name: &str| {
+            let (_, port) = self
+                .ports()
+                .find(|(_, p)| p.name == name && p.relay == place)?;
+            Some(port.slot)
+        };
+        let slots: Vec<_> = wanted.iter().map(|entry| slot_of(&entry.port)).collect();
+        let Some(Some(relay)) = self.relays.get_mut(place) else {
+            return vec![];
+        };
+        for entry in std::mem::take(&mut relay.statics) {
+            if !wanted.contains(&entry) {
+                relay.tables.remove_static(entry.vid, entry.mac);
+            }
+        }
+        let mut refused = vec![];
+        for (entry, slot) in wanted.iter().zip(slots) {
+            let added = slot
+                .ok_or(StaticError::NoPort)
+                .and_then(|slot| relay.tables.add_static(entry.vid, entry.mac, slot));
+            match added {
+                Ok(()) => relay.statics.push(entry.clone()),
+                Err(error) => refused.push((entry.clone(), error)),
+            }
+        }
+        refused
+    }
+
+    /// What workers are to see from now on.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let mut relays = Vec::with_capacity(self.relays.len());
+        for entry in &mut self.relays {
+            let Some(relay) = entry else {
+                relays.push(None);
+                continue;
+            };
+            let view = relay.view.get_or_insert_with(|| {
+                let active: PortSet = (0..)
+                    .map_while(Slot::new)
+                    .zip(&relay.slots)
+                    .filter(|(_, id)| {
+                        let port = id.and_then(|id| self.ports[id.index()].as_ref());
+                        port.is_some_and(PortEntry::is_active)
+                    })
+                    .map(|(slot, _)| slot)
+                    .collect();
+                let relay_tables = Arc::clone(&relay.tables);
+                Arc::new(RelayView {
+                    relay: relay_tables,
+                    active,
+                    ports: relay.slots.clone(),
+                })
+            });
+            relays.push(Some(Arc::clone(view)));
+        }
+        let ports = self
+            .ports
+            .iter_mut()
+            .map(|port| Some(port.as_mut()?.publish()))
+            .collect();
+        Snapshot { ports, relays }
+    }
+
+    /// The worker with the fewest queues.
+    fn assign(&mut self) -> usize {
+        let worker = (0..self.worker_count)
+            .min_by_key(|&w| self.load[w])
+            .unwrap_or(0);
+        self.load[worker] += 1;
+        worker
+    }
+}
+
+/// The first vacant place, made at the end where there is none.
+fn free_place<T>(places: &mut Vec<Option<T>>) -> usize {
+    places.iter().position(Option::is_none).unwrap_or_else(|| {
+        places.push(None);
+        places.len() - 1
+    })
+}

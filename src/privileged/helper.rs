@@ -1,0 +1,129 @@
+//! The helper's side: one request after the other, until the daemon is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::place::{Identity, Place};
+use super::protocol::{Refusal, Reply, Request};
+use crate::sys::fdpass::{Channel, MESSAGE_MAX};
+use crate::sys::process;
+
+/// Sockets are for the owner and the group: `rw-rw----`.
+const UMASK: u32 = 0o117;
+
+/// Serves the daemon whose channel is standard input; returns when the daemon has closed it, by
+/// intention or by dying, and all sockets are removed.
+///
+/// For the hidden subcommand [`super::SUBCOMMAND`], before the process has threads.
+///
+/// # Errors
+///
+/// `NotASocket` and the like where standard input is no such channel; `InvalidData` for a message
+/// that is no request.
+pub fn serve() -> io::Result<()> {
+    process::ignore_stop_signals()?;
+    process::set_umask(UMASK);
+    std::env::set_current_dir("/")?;
+    let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut helper = Helper::default();
+    let served = helper.run(&channel);
+    helper.remove_all();
+    served
+}
+
+/// What the helper knows. It reads no configuration and no environment: only what it was told.
+#[derive(Default)]
+struct Helper {
+    /// Real paths of the directories in which sockets may be.
+    allowed: BTreeSet<PathBuf>,
+    sealed: bool,
+    /// Sockets that it made, by their real path.
+    bound: BTreeMap<PathBuf, Identity>,
+}
+
+impl Helper {
+    fn run(&mut self, channel: &Channel) -> io::Result<()> {
+        let mut buffer = vec![0; MESSAGE_MAX];
+        loop {
+            let (length, _) = channel.receive(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            let request = serde_json::from_slice(&buffer[..length])?;
+            let (reply, socket) = match self.answer(request) {
+                Ok(None) => (Reply::Done, None),
+                Ok(Some(socket)) => (Reply::Socket, Some(socket)),
+                Err(refusal) => (Reply::Refused(refusal), None),
+            };
+            let message = serde_json::to_vec(&reply)?;
+            match channel.send(&message, socket.as_ref().map(OwnedFd::as_fd)) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                done => done?,
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Option<OwnedFd>, Refusal> {
+        match request {
+            Request::Allow { .. } | Request::Seal if self.sealed => Err(Refusal::Order),
+            Request::Allow { directory } => {
+                self.allow(&directory)?;
+                Ok(None)
+            }
+            Request::Seal => {
+                self.sealed = true;
+                Ok(None)
+            }
+            _ if !self.sealed => Err(Refusal::Order),
+            Request::Bind { path } => self.bind(&path).map(Some),
+            Request::Connect { path } => {
+                let stream = Place::open(&self.allowed, &path)?.connect()?;
+                Ok(Some(stream.into()))
+            }
+            Request::Unlink { path } => {
+                self.unlink(&path)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn allow(&mut self, directory: &Path) -> Result<(), Refusal> {
+        if !directory.is_absolute() {
+            return Err(Refusal::NotAbsolute);
+        }
+        // One that does not exist yet is allowed by the name that it has now: if it turns out to be
+        // a link to elsewhere, its real path is not in the set.
+        let real = fs::canonicalize(directory).unwrap_or_else(|_| directory.components().collect());
+        self.allowed.insert(real);
+        Ok(())
+    }
+
+    fn bind(&mut self, path: &Path) -> Result<OwnedFd, Refusal> {
+        let place = Place::open(&self.allowed, path)?;
+        let (listener, identity) = place.bind()?;
+        self.bound.insert(place.real().to_owned(), identity);
+        Ok(listener.into())
+    }
+
+    fn unlink(&mut self, path: &Path) -> Result<(), Refusal> {
+        let place = Place::open(&self.allowed, path)?;
+        let identity = *self.bound.get(place.real()).ok_or(Refusal::NotBound)?;
+        place.remove(identity)?;
+        self.bound.remove(place.real());
+        Ok(())
+    }
+
+    /// Removes every socket that is still ours.
+    fn remove_all(&mut self) {
+        for (path, identity) in std::mem::take(&mut self.bound) {
+            let removed =
+                Place::open(&self.allowed, &path).and_then(|place| place.remove(identity));
+            if let Err(refusal) = removed {
+                eprintln!("evb: {} stays behind: {refusal}", path.display());
+            }
+        }
+    }
+}

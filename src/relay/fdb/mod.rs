@@ -1,0 +1,346 @@
+//! The filtering database: which address is behind which port (§4).
+//!
+//! Purpose: learned and static addresses by (FID, MAC), and the addresses that ports without
+//! configured ones pinned at first sight, by MAC alone. Addresses registered by configuration are
+//! in the relay's own tables.
+//!
+//! Invariants:
+//! - A key has at most one entry, and static entries never move.
+//! - A learned entry counts at its port and in the relay from insertion until it is removed, even
+//!   when it has aged out unnoticed in between; [`Fdb::sweep`] finds those.
+//! - What a port learned before it went down is never seen again, although it is removed lazily:
+//!   entries carry the port's generation.
+//! - Memory is fixed at creation, below 32 bytes an entry, and costs nothing until touched.
+//!
+//! Threads: look-up and refresh are lock-free; learning takes the locks of two buckets.
+//!
+//! Does not know: VLANs, modes, and whether ports are up.
+
+mod entry;
+mod pins;
+mod seats;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+
+pub use entry::{Entry, EntryKind};
+use entry::{Value, entry_key};
+use seats::Seats;
+use table::{Bound, Table};
+
+use super::Seconds;
+use super::port::{MAX_PORTS, Slot};
+use crate::frame::mac::Mac;
+
+/// A filtering identifier: VLANs with the same one learn together. 0 in a flat relay.
+pub(super) type Fid = u16;
+
+/// What became of a source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learning {
+    /// It was there already.
+    Known,
+    /// It is new.
+    New,
+    /// It was at another port.
+    Moved,
+    /// It stays at another port, because it moved too often.
+    Damped,
+    /// It belongs to another port by a static entry.
+    Taken,
+    /// The port has as many as it may.
+    PortLimit,
+    /// The relay has as many as it may.
+    RelayLimit,
+    /// Learning is off.
+    Off,
+}
+
+/// The filtering database of one relay.
+#[derive(Debug)]
+pub struct Fdb {
+    table: Table,
+    seats: Seats,
+    /// Learned entries of current generations, and static ones.
+    len: AtomicI64,
+    max_entries: AtomicU32,
+    ageing: AtomicU32,
+    pins: AtomicUsize,
+    pin_lock: Mutex<()>,
+    cursor: AtomicUsize,
+}
+
+impl Fdb {
+    /// An empty database with room for `max_entries` learned and static addresses.
+    pub fn new(max_entries: u32) -> Fdb {
+        Fdb {
+            // Two choices among buckets of eight: at four sevenths full, that both are full has no
+            // noticeable probability.
+            table: Table::new(max_entries as usize * 7 / 4 + MAX_PORTS),
+            seats: Seats::new(),
+            len: AtomicI64::new(0),
+            max_entries: AtomicU32::new(max_entries),
+            ageing: AtomicU32::new(super::DEFAULT_AGEING),
+            pins: AtomicUsize::new(0),
+            pin_lock: Mutex::new(()),
+            cursor: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes over what a new configuration says.
+    pub(super) fn configure(&self, ageing: Seconds, max_entries: u32) {
+        self.ageing.store(ageing, Ordering::Relaxed);
+        self.max_entries.store(max_entries, Ordering::Relaxed);
+    }
+
+    /// Number of learned and static addresses.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.len.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Whether there are no learned or static addresses.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of addresses that a port has learned.
+    pub fn learned_by(&self, slot: Slot) -> usize {
+        self.seats.count(slot) as usize
+    }
+
+    /// Bytes of memory it occupies once all of it has been touched.
+    pub fn bytes(&self) -> usize {
+        self.table.bytes() + self.seats.bytes() + size_of::<Fdb>()
+    }
+
+    /// The live entries, as they are met: those added meanwhile may be missing.
+    pub fn entries(&self, now: Seconds) -> impl Iterator<Item = Entry> {
+        self.table
+            .iter()
+            .filter(move |(_, value)| self.alive(*value, now))
+            .map(move |(key, value)| Entry::new(key, value, now))
+    }
+
+    /// Forgets the learned entries that `filter` picks; how many.
+    pub fn flush(&self, now: Seconds, filter: impl Fn(&Entry) -> bool) -> usize {
+        self.remove_where(0..self.table.buckets(), |key, value| {
+            value.kind() == EntryKind::Learned
+                && (!self.alive(value, now) || filter(&Entry::new(key, value, now)))
+        })
+    }
+
+    /// Removes entries that have aged out, looking at the next `budget` buckets of eight; how many.
+    /// Until then they count against the limits. Looking at all of [`Fdb::buckets`] once a second
+    /// is cheap for the default size.
+    pub fn sweep(&self, now: Seconds, budget: usize) -> usize {
+        let buckets = self.table.buckets();
+        let budget = budget.min(buckets);
+        let start = self.cursor.load(Ordering::Relaxed);
+        self.cursor
+            .store((start + budget) % buckets, Ordering::Relaxed);
+        let range = (start..start + budget).map(|bucket| bucket % buckets);
+        self.remove_where(range, |_, value| !self.alive(value, now))
+    }
+
+    /// Number of buckets, for [`Fdb::sweep`].
+    pub fn buckets(&self) -> usize {
+        self.table.buckets()
+    }
+
+    /// Where `mac` is in this FID.
+    pub(super) fn lookup(&self, fid: Fid, mac: Mac, now: Seconds) -> Option<(Slot, EntryKind)> {
+        let (_, value) = self.table.find(entry_key(fid, mac))?;
+        self.alive(value, now).then(|| (value.slot(), value.kind()))
+    }
+
+    /// Notes that `mac` sent from `slot`, which may have learned up to `limit` addresses.
+    pub(super) fn learn(
+        &self,
+        fid: Fid,
+        mac: Mac,
+        slot: Slot,
+        limit: u32,
+        now: Seconds,
+    ) -> Learning {
+        let key = entry_key(fid, mac);
+        if let Some((place, value)) = self.table.find(key) {
+            if value.kind() == EntryKind::Static {
+                return if value.slot() == slot {
+                    Learning::Known
+                } else {
+                    Learning::Taken
+                };
+            }
+            if value.slot() == slot && self.alive(value, now) {
+                if value.seconds() != now {
+                    // A race lost means that someone else refreshed, moved or removed it.
+                    self.table.exchange(place, value, value.refreshed(now));
+                }
+                return Learning::Known;
+            }
+        }
+        self.learn_slowly(key, slot, limit, now)
+    }
+
+    /// The part of [`Fdb::learn`] that changes more than a time stamp.
+    #[cold]
+    fn learn_slowly(&self, key: u64, slot: Slot, limit: u32, now: Seconds) -> Learning {
+        if self.ageing.load(Ordering::Relaxed) == 0 {
+            return Learning::Off;
+        }
+        if self.table.find(key).is_none() && self.seats.count(slot) >= limit {
+            return Learning::PortLimit;
+        }
+        let bound = self.table.lock(key);
+        while let Some((place, value)) = bound.find() {
+            if value.kind() == EntryKind::Static {
+                return if value.slot() == slot {
+                    Learning::Known
+                } else {
+                    Learning::Taken
+                };
+            }
+            if !self.alive(value, now) {
+                bound.remove(place);
+                self.release(value);
+            } else if value.slot() == slot {
+                return Learning::Known;
+            } else {
+                let Some(moved) = value.moved(slot, now) else {
+                    return Learning::Damped;
+                };
+                let Some(generation) = self.seats.take(slot, limit) else {
+                    return Learning::PortLimit;
+                };
+                let moved = moved.with_generation(generation);
+                if self.table.exchange(place, value, moved) {
+                    self.seats.give_back(value.slot(), value.generation());
+                    return Learning::Moved;
+                }
+                // Refreshed in between.
+                self.seats.give_back(slot, generation);
+            }
+        }
+        let Some(generation) = self.seats.take(slot, limit) else {
+            return Learning::PortLimit;
+        };
+        let value = Value::learned(slot, generation, now);
+        if !self.admit() {
+            self.seats.give_back(slot, generation);
+            return Learning::RelayLimit;
+        }
+        if !self.insert(&bound, value, now) {
+            self.release(value);
+            return Learning::RelayLimit;
+        }
+        Learning::New
+    }
+
+    /// Adds a static entry, over a learned one if there is one; false if the relay is full.
+    pub(super) fn add_static(&self, fid: Fid, mac: Mac, slot: Slot) -> bool {
+        let bound = self.table.lock(entry_key(fid, mac));
+        if let Some((place, _)) = bound.find() {
+            self.release(bound.remove(place));
+        }
+        if !self.admit() {
+            return false;
+        }
+        let value = Value::fixed(EntryKind::Static, slot);
+        let added = self.insert(&bound, value, 0);
+        if !added {
+            self.release(value);
+        }
+        added
+    }
+
+    /// Removes a static entry; whether there was one.
+    pub(super) fn remove_static(&self, fid: Fid, mac: Mac) -> bool {
+        let bound = self.table.lock(entry_key(fid, mac));
+        match bound.find() {
+            Some((place, value)) if value.kind() == EntryKind::Static => {
+                self.release(bound.remove(place));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets what a port has learned, at once and whatever the number of entries.
+    pub(super) fn forget_learned(&self, slot: Slot) {
+        if self.seats.generation_wraps(slot) {
+            self.remove_where(0..self.table.buckets(), |_, value| {
+                value.kind() == EntryKind::Learned && value.slot() == slot
+            });
+        }
+        let forgotten = self.seats.next_generation(slot);
+        self.len.fetch_sub(i64::from(forgotten), Ordering::Relaxed);
+    }
+
+    /// Removes the static entries of a port.
+    pub(super) fn forget_static(&self, slot: Slot) {
+        self.remove_where(0..self.table.buckets(), |_, value| {
+            value.kind() == EntryKind::Static && value.slot() == slot
+        });
+    }
+
+    /// Whether an entry still counts. Workers' clocks may differ by a second.
+    fn alive(&self, value: Value, now: Seconds) -> bool {
+        if value.kind() != EntryKind::Learned {
+            return true;
+        }
+        let ageing = self.ageing.load(Ordering::Relaxed);
+        ageing != 0
+            && now.saturating_sub(value.seconds()) <= ageing
+            && value.generation() == self.seats.generation(value.slot())
+    }
+
+    /// Counts one more entry, unless the relay is full.
+    fn admit(&self) -> bool {
+        let max = i64::from(self.max_entries.load(Ordering::Relaxed));
+        let one_more = |len: i64| (len < max).then_some(len + 1);
+        self.len
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .is_ok()
+    }
+
+    /// Inserts where there is room or a dead entry.
+    fn insert(&self, bound: &Bound<'_>, value: Value, now: Seconds) -> bool {
+        bound.insert(
+            value,
+            |old| !self.alive(old, now),
+            |evicted| self.release(evicted),
+        )
+    }
+
+    /// Stops counting an entry that was removed. What a port had learned before it went down
+    /// stopped counting then.
+    fn release(&self, value: Value) {
+        let counted = match value.kind() {
+            EntryKind::Learned => self.seats.give_back(value.slot(), value.generation()),
+            EntryKind::Static => true,
+            EntryKind::Pinned => false,
+        };
+        if counted {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes the entries of some buckets that `pick` picks; how many.
+    fn remove_where(
+        &self,
+        buckets: impl Iterator<Item = usize>,
+        pick: impl Fn(u64, Value) -> bool,
+    ) -> usize {
+        let mut removed = 0;
+        for bucket in buckets {
+            self.table.remove_where(bucket, &pick, |value| {
+                self.release(value);
+                removed += 1;
+            });
+        }
+        removed
+    }
+}

@@ -1,0 +1,78 @@
+//! What the database counts per port.
+//!
+//! One word a port: the generation above the number of learned entries, so that both change at
+//! once when the port goes down.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::relay::port::{MAX_PORTS, Slot};
+use crate::sys::zeroed::{CacheLine, cache_lines};
+
+/// The words of all ports.
+#[derive(Debug)]
+pub struct Seats(Box<[CacheLine]>);
+
+impl Seats {
+    /// All ports in generation 0, with nothing learned.
+    pub fn new() -> Seats {
+        Seats(cache_lines(MAX_PORTS / 8))
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+
+    /// How many entries a port has learned.
+    pub fn count(&self, slot: Slot) -> u32 {
+        count(self.word(slot).load(Ordering::Relaxed))
+    }
+
+    /// The generation of a port, modulo 256.
+    pub fn generation(&self, slot: Slot) -> u8 {
+        generation(self.word(slot).load(Ordering::Relaxed))
+    }
+
+    /// Whether the next generation equals an older one modulo 256.
+    pub fn generation_wraps(&self, slot: Slot) -> bool {
+        self.generation(slot) == u8::MAX
+    }
+
+    /// Counts one more entry if there are fewer than `limit`; the generation it belongs to.
+    pub fn take(&self, slot: Slot, limit: u32) -> Option<u8> {
+        let one_more = |word: u64| (count(word) < limit).then_some(word + 1);
+        self.word(slot)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()
+            .map(generation)
+    }
+
+    /// Counts one entry of a generation less, unless the generation has passed.
+    pub fn give_back(&self, slot: Slot, of: u8) -> bool {
+        let one_less = |word: u64| (generation(word) == of && count(word) != 0).then(|| word - 1);
+        self.word(slot)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+    }
+
+    /// Begins a generation with nothing learned; how many entries the last one had.
+    pub fn next_generation(&self, slot: Slot) -> u32 {
+        let next = |word: u64| Some(((word >> 32) + 1) << 32);
+        let last = self
+            .word(slot)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        count(last.unwrap_or_else(|word| word))
+    }
+
+    fn word(&self, slot: Slot) -> &AtomicU64 {
+        &self.0[slot.index() / 8].0[slot.index() % 8]
+    }
+}
+
+fn count(word: u64) -> u32 {
+    word as u32
+}
+
+fn generation(word: u64) -> u8 {
+    (word >> 32) as u8
+}

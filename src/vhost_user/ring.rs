@@ -1,0 +1,145 @@
+//! One vring as the front end describes it, from the first message to the running ring.
+//!
+//! Front ends send the pieces in different orders and repeat them on running rings, so each piece is
+//! only stored; [`Vring::update`] makes of them what the pieces allow.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::features::has;
+use crate::virtqueue::{
+    DirtyLog, GuestMemory, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
+};
+use crate::worker::FloodState;
+
+/// Where a ring lies, as SET_VRING_ADDR says it: addresses of the front end's own mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub desc: u64,
+    pub avail: u64,
+    pub used: u64,
+    /// Guest address under which writes to the used ring are logged, if they are.
+    pub log_used: Option<u64>,
+}
+
+/// How the guest announces new descriptors.
+#[derive(Clone, Debug, Default)]
+pub enum Kick {
+    /// Not said yet: the ring is stopped.
+    #[default]
+    Stopped,
+    /// Not at all: the ring has to be looked at.
+    Polled,
+    /// By this descriptor.
+    Event(Arc<EventFd>),
+}
+
+/// The ring object in use.
+#[derive(Clone, Debug)]
+pub enum Running {
+    /// A ring that the guest receives from.
+    Rx(Arc<RxRing>),
+    /// A ring that the guest sends to.
+    Tx(Arc<TxRing>, Arc<FloodState>),
+}
+
+/// What all rings of a device share.
+pub struct Device {
+    pub features: u64,
+    pub memory: Option<Arc<GuestMemory>>,
+    pub log: Option<Arc<DirtyLog>>,
+}
+
+/// The state of one vring.
+#[derive(Debug, Default)]
+pub struct Vring {
+    pub size: Option<u16>,
+    pub addresses: Option<Addresses>,
+    /// The index that a stopped ring reports: that of its last run, or what the front end set.
+    pub base: u16,
+    pub kick: Kick,
+    pub call: Option<Arc<EventFd>>,
+    pub error: Option<Arc<EventFd>>,
+    pub enabled: bool,
+    pub running: Option<Running>,
+}
+
+impl Vring {
+    /// Starts the ring if all it needs is there, or gives a running one the newest settings.
+    ///
+    /// `index` tells the direction: even rings are what the guest receives from (VIRTIO 1.2, 5.1.2).
+    pub fn update(&mut self, index: usize, device: &Device) -> Result<(), RingError> {
+        let (Some(size), Some(at), Some(memory)) = (self.size, self.addresses, &device.memory)
+        else {
+            return Ok(());
+        };
+        if matches!(self.kick, Kick::Stopped) {
+            return Ok(());
+        }
+        let config = RingConfig {
+            size,
+            desc: at.desc,
+            avail: at.avail,
+            used: at.used,
+            log_used: at.log_used,
+            features: ring_features(device.features),
+            call: self.call.clone(),
+        };
+        let memory = Arc::clone(memory);
+        let log = device.log.clone();
+        self.running = Some(match &self.running {
+            Some(Running::Rx(ring)) => {
+                Running::Rx(Arc::new(ring.reconfigure(&config, memory, log)?))
+            }
+            Some(Running::Tx(ring, flood)) => Running::Tx(
+                Arc::new(ring.reconfigure(&config, memory, log)?),
+                Arc::clone(flood),
+            ),
+            // The base that the front end sends may be wrong after a reconnect or a migration
+            // (cloud-hypervisor sends the avail index): what the ring itself says is right.
+            None if index.is_multiple_of(2) => Running::Rx(Arc::new(config.activate_rx(
+                memory,
+                log,
+                ResumeAt::UsedIndex,
+            )?)),
+            None => Running::Tx(
+                Arc::new(config.activate_tx(memory, log, ResumeAt::UsedIndex)?),
+                Arc::default(),
+            ),
+        });
+        Ok(())
+    }
+
+    /// Takes the ring out of use; it keeps its index and its place.
+    pub fn stop(&mut self) {
+        match self.running.take() {
+            Some(Running::Rx(ring)) => self.base = ring.next_avail(),
+            Some(Running::Tx(ring, _)) => self.base = ring.next_avail(),
+            None => {}
+        }
+        self.kick = Kick::Stopped;
+    }
+}
+
+fn ring_features(features: u64) -> RingFeatures {
+    RingFeatures {
+        indirect: has(features, VIRTIO_RING_F_INDIRECT_DESC),
+        event_idx: has(features, VIRTIO_RING_F_EVENT_IDX),
+        in_order: has(features, VIRTIO_F_IN_ORDER),
+        mergeable: has(features, VIRTIO_NET_F_MRG_RXBUF),
+        header_len: header_len(features),
+    }
+}
+
+/// Bytes of the virtio-net header: 12 with `num_buffers`, 10 without (VIRTIO 1.2, 5.1.6.1).
+pub fn header_len(features: u64) -> usize {
+    if has(features, VIRTIO_F_VERSION_1) || has(features, VIRTIO_NET_F_MRG_RXBUF) {
+        12
+    } else {
+        10
+    }
+}

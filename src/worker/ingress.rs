@@ -1,0 +1,330 @@
+//! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
+
+use super::Fault;
+use super::count;
+use super::egress::{Egress, Outcome, Patience};
+use super::flood::Flood;
+use super::frame::{Frame, HEAD};
+use super::lock;
+use super::route::Routes;
+use super::snapshot::{PortId, Snapshot};
+use crate::frame::mac::Mac;
+use crate::frame::vnet::{Origin, VnetHeader};
+use crate::stats::{DropReason, PortCounters};
+use crate::virtqueue::{self, TxBatch, TxGuard};
+
+/// Frames taken from a queue in one turn.
+pub const BURST: usize = 32;
+/// Copies of one frame made in one turn.
+const SLICE: usize = 64;
+
+/// Bytes of the longest frame: 64 KiB of IP packet, its Ethernet header, and tags.
+const MAX_FRAME: usize = 65_535 + 14 + 8;
+/// The address counted where there is none.
+const NOBODY: Mac = Mac::new([0; 6]);
+
+/// What a turn came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing to do.
+    Idle,
+    /// Frames were handled, or wait for a receiver: there may be more.
+    Busy,
+    /// The queue is broken and must not be looked at again.
+    Failed(Fault),
+}
+
+/// The buffers of one worker's frame path.
+#[derive(Default)]
+pub struct Path {
+    routes: Routes,
+    egress: Egress,
+    /// Receivers found broken in this turn.
+    pub failed: Vec<(PortId, Fault)>,
+}
+
+/// Where and when a turn happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The worker.
+    pub worker: usize,
+    /// For the FDB: seconds since the daemon started.
+    pub now_s: u32,
+    /// For full rings.
+    pub patience: Patience,
+}
+
+impl Path {
+    /// Serves queue number `index` among the transmit rings of the port `id` once.
+    pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
+        let Some(port) = snapshot.port(id) else {
+            return Turn::Idle;
+        };
+        let Some(rings) = port.attachment.rings() else {
+            return Turn::Idle;
+        };
+        let Some(queue) = rings.tx.get(index) else {
+            return Turn::Idle;
+        };
+        // Held by another worker only while the queue moves from it to this one.
+        let Some(mut guard) = queue.ring.try_lock() else {
+            return Turn::Busy;
+        };
+        let mut flood = lock(&queue.flood.0);
+        let mut batch = TxBatch::new();
+        let taken = match guard.peek(&mut batch, BURST) {
+            Ok(0) => return Turn::Idle,
+            Ok(taken) => taken,
+            Err(error) => return Turn::Failed(error.into()),
+        };
+        let mut burst = Burst {
+            counters: &port.counters[at.worker],
+            snapshot,
+            worker: at.worker,
+            failed: &mut self.failed,
+            waiting: 0,
+            sole: 0,
+            flooded: 0,
+            sent: [(NOBODY, 0); BURST],
+        };
+        self.routes.clear();
+        let end = if flood.is_active() {
+            flood.chain.min(taken)
+        } else {
+            taken
+        };
+        let mut finished: u64 = 0;
+        for chain in 0..end {
+            if batch.chains()[chain].done {
+                continue;
+            }
+            finished |= 1 << chain;
+            let first = self.routes.jobs.len();
+            match read_frame(&batch, chain, rings.header_len) {
+                Ok(frame) => {
+                    burst.sent[chain] = (frame.header.dst, frame.len);
+                    let forms = self.routes.frames.len();
+                    self.routes
+                        .add(snapshot, id, frame, at.now_s, |port, reason| {
+                            drop_at(snapshot, at.worker, port, reason);
+                        });
+                    let copies = self.routes.jobs.len() - first;
+                    if copies == 1 {
+                        burst.sole |= 1 << chain;
+                    } else if copies > 1 && self.routes.jobs.len() > SLICE {
+                        begin_flood(
+                            &mut flood,
+                            &mut self.routes,
+                            (first, forms),
+                            (chain, &batch),
+                        );
+                        burst.flooded = 1 << chain;
+                        break;
+                    }
+                }
+                Err(reason) => {
+                    burst.sent[chain] = (NOBODY, batch.chains()[chain].len as usize);
+                    burst.counters.drop_frames(reason, 1);
+                }
+            }
+        }
+        let sole = burst.sole;
+        let at_flood = burst.flooded;
+        self.egress.deliver(
+            (snapshot, at.worker),
+            (&self.routes.frames, &self.routes.jobs),
+            &batch,
+            |frame| sole & 1 << frame.chain != 0,
+            at.patience,
+            &mut burst,
+        );
+        finished &= !(burst.waiting | at_flood);
+        for chain in bits(finished) {
+            let (dst, len) = burst.sent[chain];
+            count::tx(burst.counters, dst, len);
+            guard.finish(chain);
+        }
+        if at_flood == 0 && flood.is_active() && flood.chain < taken {
+            continue_flood(
+                &mut self.egress,
+                &mut flood,
+                &mut guard,
+                &batch,
+                &mut burst,
+                at,
+            );
+        }
+        let consumed = usize::from(guard.publish());
+        flood.chain = flood.chain.saturating_sub(consumed);
+        drop(guard);
+        if consumed > 0 && queue.ring.notify() {
+            port.counters[at.worker].calls(1);
+        }
+        if queue.ring.memory().poisoned() {
+            return Turn::Failed(Fault::Memory);
+        }
+        Turn::Busy
+    }
+
+    /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
+    pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
+        let Some(port) = snapshot.port(id) else {
+            return;
+        };
+        let drop_frame = |port, reason| drop_at(snapshot, at.worker, port, reason);
+        let bytes = &bytes[..bytes.len().min(HEAD)];
+        let vnet = VnetHeader {
+            num_buffers: 1,
+            ..VnetHeader::default()
+        };
+        self.routes.clear();
+        match Frame::new(0, vnet, bytes, bytes.len(), 0) {
+            Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
+            Err(reason) => drop_frame(id, reason),
+        }
+        let mut burst = Burst {
+            counters: &port.counters[at.worker],
+            snapshot,
+            worker: at.worker,
+            failed: &mut self.failed,
+            waiting: 0,
+            sole: 0,
+            flooded: 0,
+            sent: [(NOBODY, 0); BURST],
+        };
+        let (frames, jobs) = (&self.routes.frames, &self.routes.jobs);
+        let (here, batch) = ((snapshot, at.worker), TxBatch::new());
+        self.egress.deliver(
+            here,
+            (frames, jobs),
+            &batch,
+            |_| false,
+            at.patience,
+            &mut burst,
+        );
+    }
+}
+
+/// Makes the next slice of the copies of a flood.
+fn continue_flood(
+    egress: &mut Egress,
+    flood: &mut Flood,
+    guard: &mut TxGuard<'_>,
+    batch: &TxBatch<'_>,
+    burst: &mut Burst<'_>,
+    at: Moment,
+) {
+    let chain = flood.chain;
+    // The descriptors were read again. If the guest changed them meanwhile, the rest of the
+    // payload may be missing: no copy is made of what is not there.
+    if batch.chains()[chain].len == flood.chain_len {
+        for frame in &mut flood.frames {
+            frame.chain = chain;
+        }
+        let slice = flood.made..flood.jobs.len().min(flood.made + SLICE);
+        flood.made = slice.end;
+        let jobs = &flood.jobs[slice];
+        let clock = at.patience;
+        let here = (burst.snapshot, at.worker);
+        egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
+    } else {
+        burst.counters.drop_frames(DropReason::BadChain, 1);
+        flood.clear();
+    }
+    if !flood.is_active() {
+        if let Some(frame) = flood.frames.first() {
+            count::tx(burst.counters, frame.header.dst, frame.len);
+        }
+        flood.clear();
+        guard.finish(chain);
+    }
+}
+
+/// Moves the copies of the last frame out of the burst. None of them is made yet, so frames before
+/// it keep their place.
+fn begin_flood(
+    flood: &mut Flood,
+    routes: &mut Routes,
+    (first_job, first_form): (usize, usize),
+    (chain, batch): (usize, &TxBatch<'_>),
+) {
+    flood.clear();
+    flood.frames.extend(routes.frames.drain(first_form..));
+    flood.jobs.extend(routes.jobs.drain(first_job..));
+    for job in &mut flood.jobs {
+        job.frame -= first_form;
+    }
+    flood.chain = chain;
+    flood.chain_len = batch.chains()[chain].len;
+}
+
+/// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
+fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Frame, DropReason> {
+    let described = &batch.chains()[chain];
+    let len = (described.len as usize)
+        .checked_sub(header_len)
+        .ok_or(DropReason::BadHeader)?;
+    if len > MAX_FRAME {
+        return Err(DropReason::TooLong);
+    }
+    // A legacy header is two bytes shorter; the field that it lacks stays zero.
+    let mut bytes = [0; VnetHeader::LEN + HEAD];
+    let read = virtqueue::read(
+        batch.segments(described),
+        0,
+        &mut bytes[..header_len + HEAD],
+    );
+    let (header, behind) = bytes.split_at_mut(header_len);
+    let mut fields = [0; VnetHeader::LEN];
+    fields[..header_len].copy_from_slice(header);
+    let head = &mut behind[..read.saturating_sub(header_len)];
+    let vnet = VnetHeader::decode(&fields).check(len, head, Origin::Guest)?;
+    Frame::new(chain, vnet, head, len, header_len + head.len())
+}
+
+fn drop_at(snapshot: &Snapshot, worker: usize, port: PortId, reason: DropReason) {
+    if let Some(port) = snapshot.port(port) {
+        port.counters[worker].drop_frames(reason, 1);
+    }
+}
+
+/// The positions of the bits set in `set`.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = set.trailing_zeros();
+        (bit < u64::BITS).then(|| {
+            set &= set - 1;
+            bit as usize
+        })
+    })
+}
+
+/// What is known of the frames of a burst, each chain being one bit or place.
+struct Burst<'a> {
+    counters: &'a PortCounters,
+    snapshot: &'a Snapshot,
+    worker: usize,
+    failed: &'a mut Vec<(PortId, Fault)>,
+    /// Chains whose frame waits for its receiver.
+    waiting: u64,
+    /// Chains whose frame has one receiver.
+    sole: u64,
+    /// The chain that is being flooded.
+    flooded: u64,
+    /// Destination and length, to be counted when the frame is done.
+    sent: [(Mac, usize); BURST],
+}
+
+impl Outcome for Burst<'_> {
+    fn dropped(&mut self, port: PortId, reason: DropReason) {
+        drop_at(self.snapshot, self.worker, port, reason);
+    }
+
+    fn wait(&mut self, chain: usize) {
+        self.waiting |= 1 << chain;
+    }
+
+    fn failed(&mut self, port: PortId, error: Fault) {
+        self.failed.push((port, error));
+    }
+}
