@@ -127,6 +127,7 @@ impl Vring {
 
 fn ring_features(features: u64) -> RingFeatures {
     RingFeatures {
+        packed: false,
         indirect: has(features, VIRTIO_RING_F_INDIRECT_DESC),
         event_idx: has(features, VIRTIO_RING_F_EVENT_IDX),
         in_order: has(features, VIRTIO_F_IN_ORDER),
