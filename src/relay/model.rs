@@ -106,7 +106,7 @@ impl Model {
         let mut with = sets.filter(|set| set.iter().any(|member| member.get() == vid));
         with.next()
             .and_then(|set| set.iter().next())
-            .map_or(vid, |lowest| lowest.get())
+            .map_or(vid, super::super::frame::ethernet::Vid::get)
     }
 
     fn shares_fid(&self, vid: u16) -> bool {
@@ -149,7 +149,7 @@ impl Model {
         let untagged_vid = match &config.vlan {
             VlanConfig::Qinq(s) => return payload_of(s.get()),
             VlanConfig::Access(vid) => Some(vid.get()),
-            VlanConfig::Trunk { native, .. } => native.map(|vid| vid.get()),
+            VlanConfig::Trunk { native, .. } => native.map(super::super::frame::ethernet::Vid::get),
             VlanConfig::Flat | VlanConfig::Translate(_) => None,
         };
         let tpid = type_at(bytes, 12);
@@ -202,7 +202,7 @@ impl Model {
             let tag = match &config.vlan {
                 VlanConfig::Access(_) | VlanConfig::Qinq(_) => None,
                 VlanConfig::Trunk { native, .. } => {
-                    (native.map(|vid| vid.get()) != Some(frame.vid)).then_some(frame.vid)
+                    (native.map(super::super::frame::ethernet::Vid::get) != Some(frame.vid)).then_some(frame.vid)
                 }
                 VlanConfig::Flat => Some(frame.vid),
                 VlanConfig::Translate(pairs) => pairs
@@ -210,19 +210,16 @@ impl Model {
                     .find(|(_, internal)| internal.get() == frame.vid)
                     .map(|(external, _)| external.get()),
             };
-            match tag {
-                Some(vid) => {
-                    let service = self.is_service(frame.vid);
-                    let tpid = if service { 0x88a8 } else { 0x8100 };
-                    with_tag(&frame.bytes, tpid, frame.priority | vid)
+            if let Some(vid) = tag {
+                let service = self.is_service(frame.vid);
+                let tpid = if service { 0x88a8 } else { 0x8100 };
+                with_tag(&frame.bytes, tpid, frame.priority | vid)
+            } else {
+                let shows_tag = [0x8100, 0x88a8].contains(&type_at(&frame.bytes, 12));
+                if shows_tag && !matches!(config.vlan, VlanConfig::Qinq(_)) {
+                    return None;
                 }
-                None => {
-                    let shows_tag = [0x8100, 0x88a8].contains(&type_at(&frame.bytes, 12));
-                    if shows_tag && !matches!(config.vlan, VlanConfig::Qinq(_)) {
-                        return None;
-                    }
-                    frame.bytes.clone()
-                }
+                frame.bytes.clone()
             }
         };
         let mut tags = 0;

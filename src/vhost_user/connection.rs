@@ -225,7 +225,7 @@ impl Header {
 
     fn name(&self) -> String {
         FrontendReq::try_from(self.request).map_or_else(
-            |_| format!("message {}", self.request),
+            |()| format!("message {}", self.request),
             |request| format!("{request:?}"),
         )
     }

@@ -46,7 +46,7 @@ impl Source {
     /// The descriptor that becomes readable when there is something to do.
     fn event(&self, index: usize) -> Option<RawFd> {
         match self {
-            Self::Ring { kick, .. } => kick.as_ref().map(|kick| kick.as_raw_fd()),
+            Self::Ring { kick, .. } => kick.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
         }
     }
