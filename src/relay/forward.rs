@@ -329,19 +329,24 @@ impl View<'_> {
             Some(vids) => port.vlan.egress(*class, frame.header, vids)?,
         };
         if let Some(mtu) = port.config.mtu {
-            let tags = (frame.header.tags + u8::from(action.push.is_some()))
-                .saturating_sub(u8::from(action.pop))
-                .min(2);
-            let most = u32::from(mtu) + HEADER_LEN as u32 + u32::from(tags) * TAG_LEN as u32;
             let length = frame.segment_len.unwrap_or(frame.len);
             let length = length.saturating_add_signed(i32::from(action.growth()));
-            if length > most {
+            let untagged = u32::from(mtu) + HEADER_LEN as u32;
+            if length > untagged && length > untagged + tag_bytes(frame.header, action) {
                 port.state.reports.oversize(length);
                 return Err(DropReason::Oversize);
             }
         }
         Ok(action)
     }
+}
+
+/// Bytes of the tags that a copy leaves with; a third one counts as payload.
+fn tag_bytes(header: &Header, action: TagAction) -> u32 {
+    let tags = (header.tags + u8::from(action.push.is_some()))
+        .saturating_sub(u8::from(action.pop))
+        .min(2);
+    u32::from(tags) * TAG_LEN as u32
 }
 
 /// Refuses sources that no station can have.

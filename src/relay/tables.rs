@@ -244,9 +244,16 @@ impl Relay {
         }
     }
 
+    /// Whether any address is registered by configuration.
+    #[inline]
+    pub(super) fn has_registered(&self) -> bool {
+        !self.registered.is_empty()
+    }
+
     /// The ports that `mac` is registered at by configuration, in any VLAN.
+    #[inline]
     pub(super) fn registered(&self, mac: Mac) -> &[Slot] {
-        if self.registered.is_empty() {
+        if !self.has_registered() {
             return &[];
         }
         self.registered

@@ -12,9 +12,9 @@ use std::sync::atomic::AtomicU64;
 #[repr(C, align(64))]
 pub struct CacheLine(pub [AtomicU64; 8]);
 
-/// Allocates `count` lines of zeros.
-pub fn cache_lines(count: usize) -> Box<[CacheLine]> {
-    let lines = Box::<[CacheLine]>::new_zeroed_slice(count);
+/// Allocates `count` groups of `N` lines of zeros.
+pub fn cache_lines<const N: usize>(count: usize) -> Box<[[CacheLine; N]]> {
+    let lines = Box::<[[CacheLine; N]]>::new_zeroed_slice(count);
     // SAFETY: `new_zeroed_slice` guarantees that every byte is zero, and eight `AtomicU64` of zero
     // bytes without padding are a valid `CacheLine`.
     unsafe { lines.assume_init() }
@@ -27,15 +27,16 @@ mod tests {
 
     #[test]
     fn lines_are_zero_aligned_and_independent() {
-        let lines = cache_lines(1000);
+        let lines = cache_lines::<2>(500);
         assert_eq!(lines.as_ptr() as usize % 64, 0);
-        lines[999].0[7].store(7, Ordering::Relaxed);
+        lines[499][1].0[7].store(7, Ordering::Relaxed);
         let sum: u64 = lines
             .iter()
+            .flatten()
             .flat_map(|line| &line.0)
             .map(|word| word.load(Ordering::Relaxed))
             .sum();
         assert_eq!(sum, 7);
-        assert!(cache_lines(0).is_empty());
+        assert!(cache_lines::<1>(0).is_empty());
     }
 }

@@ -10,7 +10,7 @@ use crate::sys::zeroed::{CacheLine, cache_lines};
 
 /// The words of all ports.
 #[derive(Debug)]
-pub struct Seats(Box<[CacheLine]>);
+pub struct Seats(Box<[[CacheLine; 1]]>);
 
 impl Seats {
     /// All ports in generation 0, with nothing learned.
@@ -29,6 +29,7 @@ impl Seats {
     }
 
     /// The generation of a port, modulo 256.
+    #[inline]
     pub fn generation(&self, slot: Slot) -> u8 {
         generation(self.word(slot).load(Ordering::Relaxed))
     }
@@ -65,7 +66,7 @@ impl Seats {
     }
 
     fn word(&self, slot: Slot) -> &AtomicU64 {
-        &self.0[slot.index() / 8].0[slot.index() % 8]
+        &self.0[slot.index() / 8][0].0[slot.index() % 8]
     }
 }
 
