@@ -77,7 +77,7 @@ impl View<'_> {
     }
 
     /// Whether the registered addresses of a port are in force.
-    fn owns(&self, slot: Slot) -> bool {
+    pub(super) fn owns(&self, slot: Slot) -> bool {
         // §5: while the primary of a failover pair carries the traffic, the standby owns nothing.
         let standby_idle = |port: &Port| port.config.standby && !port.state.carrying();
         self.active.contains(slot) && !self.relay.port(slot).is_none_or(standby_idle)

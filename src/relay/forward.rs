@@ -59,13 +59,28 @@ impl View<'_> {
         now: Seconds,
         targets: &mut PortSet,
     ) -> (Verdict, Class) {
+        if let Some((to, class)) = self.shortcut(from, frame.header, now) {
+            return (Verdict::One(to), class);
+        }
+        self.decide(from, frame.header, now, targets)
+    }
+
+    /// The long way, which decides about every frame.
+    #[inline(never)]
+    pub(super) fn decide(
+        &self,
+        from: Slot,
+        header: &Header,
+        now: Seconds,
+        targets: &mut PortSet,
+    ) -> (Verdict, Class) {
         let (verdict, class) = match self.relay.port(from) {
             Some(port) if self.active.contains(from) => match self.relay.passthrough {
                 Some(local) => {
-                    let verdict = self.pass_through(local, from, port, frame.header, now);
+                    let verdict = self.pass_through(local, from, port, header, now);
                     (verdict, Class::default())
                 }
-                None => self.bridge(from, port, frame.header, now, targets),
+                None => self.bridge(from, port, header, now, targets),
             },
             _ => (Err(DropReason::PortDown), Class::default()),
         };
@@ -298,10 +313,11 @@ impl View<'_> {
             Some(group) if !group.is_broadcast() => self.relay.prunes(vlan, group, targets),
             _ => false,
         };
+        let members = vlan.members();
         let [a, b, c] = ports.map(PortSet::words);
         let active = self.active.words();
         for (index, target) in targets.words_mut().iter_mut().enumerate() {
-            let members = vlan.members.get(index).copied().unwrap_or(0);
+            let members = members.get(index).copied().unwrap_or(0);
             let joined = if pruned { *target } else { u64::MAX };
             *target = members & joined & active[index] & (a[index] | b[index] | c[index]);
         }

@@ -12,22 +12,29 @@ use std::sync::atomic::AtomicU64;
 #[repr(C, align(64))]
 pub struct CacheLine(pub [AtomicU64; 8]);
 
-/// Allocates `count` groups of `N` lines of zeros.
-pub fn cache_lines<const N: usize>(count: usize) -> Box<[[CacheLine; N]]> {
-    let lines = Box::<[[CacheLine; N]]>::new_zeroed_slice(count);
+/// Allocates `count` lines of zeros.
+pub fn cache_lines(count: usize) -> Box<[CacheLine]> {
+    let lines = Box::<[CacheLine]>::new_zeroed_slice(count);
     // SAFETY: `new_zeroed_slice` guarantees that every byte is zero, and eight `AtomicU64` of zero
     // bytes without padding are a valid `CacheLine`.
     unsafe { lines.assume_init() }
 }
 
+/// Allocates `count` pairs of lines of zeros.
+pub fn cache_line_pairs(count: usize) -> Box<[[CacheLine; 2]]> {
+    let pairs = Box::<[[CacheLine; 2]]>::new_zeroed_slice(count);
+    // SAFETY: as above; an array has no padding between its elements.
+    unsafe { pairs.assume_init() }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::cache_lines;
+    use super::{cache_line_pairs, cache_lines};
     use std::sync::atomic::Ordering;
 
     #[test]
     fn lines_are_zero_aligned_and_independent() {
-        let lines = cache_lines::<2>(500);
+        let lines = cache_line_pairs(500);
         assert_eq!(lines.as_ptr() as usize % 64, 0);
         lines[499][1].0[7].store(7, Ordering::Relaxed);
         let sum: u64 = lines
@@ -37,6 +44,6 @@ mod tests {
             .map(|word| word.load(Ordering::Relaxed))
             .sum();
         assert_eq!(sum, 7);
-        assert!(cache_lines::<1>(0).is_empty());
+        assert!(cache_lines(0).is_empty());
     }
 }

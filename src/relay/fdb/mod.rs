@@ -157,6 +157,17 @@ impl Fdb {
         self.alive(value, now).then(|| (value.slot(), value.kind()))
     }
 
+    /// Whether learning `mac` at `slot` would change nothing, not even its time.
+    #[inline]
+    pub(super) fn is_fresh(&self, fid: Fid, mac: Mac, slot: Slot, now: Seconds) -> bool {
+        self.table
+            .find(entry_key(fid, mac))
+            .is_some_and(|(_, value)| {
+                value.is_learned(slot, self.seats.generation(slot), now)
+                    && self.ageing.load(Ordering::Relaxed) != 0
+            })
+    }
+
     /// Notes that `mac` sent from `slot`, which may have learned up to `limit` addresses.
     #[inline]
     pub(super) fn learn(

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 
 use super::entry::Value;
-use crate::sys::zeroed::{CacheLine, cache_lines};
+use crate::sys::zeroed::{CacheLine, cache_line_pairs};
 
 /// Entries of a bucket.
 const LANES: usize = 8;
@@ -71,7 +71,7 @@ impl Table {
         let buckets = lanes.div_ceil(LANES).clamp(MIN_BUCKETS, MAX_BUCKETS);
         let locks = buckets.next_power_of_two().min(MAX_LOCKS);
         Table {
-            lines: cache_lines(buckets),
+            lines: cache_line_pairs(buckets),
             seeds: seeds(),
             locks: (0..locks).map(|_| Mutex::new(())).collect(),
         }
