@@ -34,6 +34,8 @@ pub enum Event {
     Quiet { port: PortId },
     /// A worker found a port broken.
     Failed { port: PortId, error: Fault },
+    /// A guest kicks and there is never anything in its ring.
+    Hollow { port: PortId },
     /// An endpoint that was told to stop has stopped.
     EndpointGone,
 }

@@ -27,7 +27,7 @@ use crate::config::{Config, Poll};
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
-use crate::vhost_user::Update;
+use crate::vhost_user::{SHARE_HINT, Update};
 use crate::worker::{self, Polling, Pool, PortId};
 pub use apply::{ApplyError, check};
 use event::Event;
@@ -166,13 +166,14 @@ async fn serve(
     let (events, mut news) = mpsc::unbounded_channel();
     let mut signals = Signals::new().map_err(system("signal handlers"))?;
     let to_daemon = events.clone();
-    let pool = Pool::start(
-        settings(&config),
-        move |worker::Event::Failed { port, error }| {
-            // The daemon outlives the workers.
-            let _ = to_daemon.send(Event::Failed { port, error });
-        },
-    )
+    let pool = Pool::start(settings(&config), move |event| {
+        let event = match event {
+            worker::Event::Failed { port, error } => Event::Failed { port, error },
+            worker::Event::Hollow { port } => Event::Hollow { port },
+        };
+        // The daemon outlives the workers.
+        let _ = to_daemon.send(event);
+    })
     .map_err(system("the workers"))?;
     let privileged = Arc::new(privileged);
     let (commands, mut requests) = api::channel();
@@ -352,6 +353,15 @@ impl Daemon {
                 }
             }
             Event::Failed { port, error } => self.fail(port, &error.to_string()),
+            Event::Hollow { port } => {
+                if let Some(port) = self.world.port(port) {
+                    log::warn!(
+                        "port {}: the guest kicks, but its ring is empty: it writes to memory that is \
+                         not shared. {SHARE_HINT}",
+                        port.name
+                    );
+                }
+            }
             Event::EndpointGone => {
                 self.closing = self.closing.saturating_sub(1);
                 self.finish_reload();

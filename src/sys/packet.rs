@@ -194,6 +194,7 @@ pub fn receive<const N: usize>(
 }
 
 /// The VLAN tag in the auxiliary data of a received message.
+#[expect(clippy::cast_ptr_alignment, reason = "it is read unaligned")]
 fn tag(message: &libc::msghdr) -> Option<(u16, u16)> {
     // SAFETY: recvmsg has left in `message` the control buffer and the length of what is in it, and
     // the macros stay within that. A control message of this type holds a tpacket_auxdata, which is
@@ -203,7 +204,7 @@ fn tag(message: &libc::msghdr) -> Option<(u16, u16)> {
         while let Some(header) = at.as_ref() {
             if header.cmsg_level == libc::SOL_PACKET
                 && header.cmsg_type == libc::PACKET_AUXDATA
-                && header.cmsg_len as usize
+                && header.cmsg_len
                     >= libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as usize
             {
                 let data = libc::CMSG_DATA(at).cast::<libc::tpacket_auxdata>();

@@ -2,6 +2,7 @@
 //!
 //! Errors travel from the process that opens devices to the one that was asked for them.
 
+use std::fmt::Write as _;
 use std::fmt;
 use std::io;
 
@@ -196,14 +197,14 @@ impl fmt::Display for Occupied {
 
 /// How the host keeps its connection when the relay takes the device.
 fn recipe(parent: &str, occupied: &Occupied) -> String {
-    let mut text = format!(
-        "Choose another device, or let the host have a port of the relay and take the device:\n  \
-         [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  tap = {{ name = \"evb0\" }}\n\
+    let mut text = "Choose another device, or let the host have a port of the relay and take the device:\n  \
+         [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  tap = { name = \"evb0\" }\n\
          with `take_parent = true` in the [[uplink]], and as soon as evb runs move what the host \
-         needs:"
-    );
+         needs:".to_string();
     for address in &occupied.addresses {
-        text += &format!(
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
             "\n  ip address del {address} dev {parent}; ip address add {address} dev evb0"
         );
     }
@@ -213,7 +214,7 @@ fn recipe(parent: &str, occupied: &Occupied) -> String {
             gateway => format!("via {gateway} "),
         };
         let family = if route.contains(':') { "-6 " } else { "" };
-        text += &format!("\n  ip {family}route replace default {way}dev evb0");
+        let _ = write!(text, "\n  ip {family}route replace default {way}dev evb0");
     }
     text
 }

@@ -26,6 +26,8 @@ use crate::virtqueue::TxRing;
 const ASK_EVERY_NS: u64 = 20_000;
 /// How often rings that have no kick are looked at while nothing else happens.
 const LOOK_EVERY_MS: i32 = 1;
+/// After so many kicks for a ring in which nothing was ever found, the daemon is told.
+const HOLLOW_KICKS: u8 = 3;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
 
@@ -44,7 +46,7 @@ impl Source {
     /// The descriptor that becomes readable when there is something to do.
     fn event(&self, index: usize) -> Option<RawFd> {
         match self {
-            Self::Ring { kick, .. } => kick.as_ref().map(|kick| kick.as_raw_fd()),
+            Self::Ring { kick, .. } => kick.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
         }
     }
@@ -82,8 +84,26 @@ struct Local {
     source: Source,
     hot: bool,
     busy_ns: u64,
+    /// It was kicked since it was looked at last.
+    kicked: bool,
+    /// Kicks for nothing, until the first frame; `None` from then on.
+    hollow: Option<u8>,
     /// Still in the newest snapshot.
     current: bool,
+}
+
+impl Local {
+    /// Whether a kick for nothing makes the number of them full.
+    fn is_hollow(&mut self) -> bool {
+        let Some(kicks) = &mut self.hollow else {
+            return false;
+        };
+        if !std::mem::take(&mut self.kicked) {
+            return false;
+        }
+        *kicks = kicks.saturating_add(1);
+        *kicks == HOLLOW_KICKS
+    }
 }
 
 /// The state of a worker's thread.
@@ -188,9 +208,13 @@ impl Worker {
             let stays = match turn {
                 Turn::Busy => {
                     local.busy_ns = now_ns;
+                    local.hollow = None;
                     true
                 }
                 Turn::Idle => {
+                    if local.is_hollow() {
+                        (self.shared.events)(Event::Hollow { port });
+                    }
                     let idle_ns = now_ns.saturating_sub(local.busy_ns);
                     !self.shared.settings.polling.cools(idle_ns) || has_work(&local.source)
                 }
@@ -258,9 +282,13 @@ impl Worker {
             log::error!("worker {}: epoll: {error}", self.number);
         }
         for token in kicked {
-            if token != WAKE {
-                self.heat(token as usize);
+            if token == WAKE {
+                continue;
             }
+            if let Some(Some(local)) = self.locals.get_mut(token as usize) {
+                local.kicked = true;
+            }
+            self.heat(token as usize);
         }
     }
 
@@ -370,6 +398,8 @@ impl Worker {
             source,
             hot: false,
             busy_ns: 0,
+            kicked: false,
+            hollow: Some(0),
             current: true,
         });
         self.places.insert((port, pair), token);

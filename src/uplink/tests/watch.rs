@@ -19,9 +19,7 @@ async fn until(watch: &mut Watch, ifindex: u32, wanted: Option<State>) {
         }
     };
     let patience = Duration::from_secs(20);
-    if tokio::time::timeout(patience, heard).await.is_err() {
-        panic!("{ifindex} never became {wanted:?}");
-    }
+    assert!(!tokio::time::timeout(patience, heard).await.is_err(), "{ifindex} never became {wanted:?}")
 }
 
 fn index(name: &str) -> u32 {
