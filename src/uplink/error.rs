@@ -2,8 +2,8 @@
 //!
 //! Errors travel from the process that opens devices to the one that was asked for them.
 
-use std::fmt::Write as _;
 use std::fmt;
+use std::fmt::Write as _;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -197,10 +197,12 @@ impl fmt::Display for Occupied {
 
 /// How the host keeps its connection when the relay takes the device.
 fn recipe(parent: &str, occupied: &Occupied) -> String {
-    let mut text = "Choose another device, or let the host have a port of the relay and take the device:\n  \
+    let mut text =
+        "Choose another device, or let the host have a port of the relay and take the device:\n  \
          [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  tap = { name = \"evb0\" }\n\
          with `take_parent = true` in the [[uplink]], and as soon as evb runs move what the host \
-         needs:".to_string();
+         needs:"
+            .to_string();
     for address in &occupied.addresses {
         // Writing to a string cannot fail.
         let _ = write!(
