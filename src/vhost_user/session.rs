@@ -417,8 +417,8 @@ impl VhostUserBackendReqHandler for Session {
     }
 
     fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
-        // The upper half is for packed rings; the handler of a running ring keeps its place.
-        self.state().vring(index)?.base = base as u16;
+        // A running ring keeps its place, and so does one that is started again: it knows better.
+        self.state().vring(index)?.base = base;
         Ok(())
     }
 
@@ -435,7 +435,7 @@ impl VhostUserBackendReqHandler for Session {
         }
         let vring = state.vring(index)?;
         vring.kick = Kick::Stopped;
-        Ok(VhostUserVringState::new(index, vring.base.into()))
+        Ok(VhostUserVringState::new(index, vring.base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {

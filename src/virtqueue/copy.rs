@@ -126,6 +126,19 @@ pub(super) fn pieces<'s, 'm>(
 /// Copies out of a chain, starting at byte `offset`. Returns how many bytes there were.
 #[inline]
 pub fn read(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
+    if let [segment, ..] = segments
+        && offset <= segment.len()
+        && out.len() <= segment.len() - offset
+    {
+        // Nearly always: everything is in the first buffer.
+        // SAFETY: `offset + out.len()` is within the segment, which is valid for `'m`.
+        unsafe { copy_bytes(out.as_mut_ptr(), segment.ptr.add(offset), out.len()) };
+        return out.len();
+    }
+    read_scattered(segments, offset, out)
+}
+
+fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
     let mut done = 0;
     for (segment, from, count) in pieces(segments, offset, out.len()) {
         // SAFETY: `from + count` is within the segment, which is valid for `'m`; `done + count` is
@@ -139,19 +152,38 @@ pub fn read(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
 /// Writes a frame into a chain and marks what was written. Returns how many bytes fitted.
 #[inline]
 pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
+    let Gather { header, head, .. } = src;
+    let known = header.len() + head.len();
     let mut writer = Writer {
         dst,
         at: 0,
         done: 0,
         log,
     };
-    for part in [src.header, src.head] {
-        // SAFETY: `part` is a slice, valid for its length.
-        unsafe { writer.put(part.as_ptr(), part.len()) };
+    if let [segment, ..] = dst
+        && known <= segment.len()
+    {
+        // Nearly always: header and head are in the first buffer.
+        // SAFETY: header and head are slices, and `known` is the length of both together, which is
+        // within the segment that is valid for `'m`.
+        unsafe {
+            copy_bytes(segment.ptr, header.as_ptr(), header.len());
+            copy_bytes(segment.ptr.add(header.len()), head.as_ptr(), head.len());
+        }
+        segment.mark(log, 0, known);
+        writer.at = known;
+        writer.done = known;
+    } else {
+        for part in [header, head] {
+            // SAFETY: `part` is a slice, valid for its length.
+            unsafe { writer.put(part.as_ptr(), part.len()) };
+        }
     }
-    for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
-        // SAFETY: `from + count` is within the segment, which is valid for `'m`.
-        unsafe { writer.put(segment.ptr.add(from), count) };
+    if src.rest_len != 0 {
+        for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
+            // SAFETY: `from + count` is within the segment, which is valid for `'m`.
+            unsafe { writer.put(segment.ptr.add(from), count) };
+        }
     }
     writer.done
 }

@@ -282,6 +282,16 @@ pub enum RingError {
         /// How many there may be.
         limit: usize,
     },
+    /// A chain that changed its length after it was made available.
+    #[error("buffer {id} had {expected} descriptors when it was made available, now {found}")]
+    Rewritten {
+        /// Buffer id.
+        id: u16,
+        /// Descriptors at first.
+        expected: u16,
+        /// Descriptors now.
+        found: u16,
+    },
     /// A device-writable descriptor in a chain that the device only reads.
     #[error("{place} is device-writable, expected a device-readable buffer")]
     Writable {

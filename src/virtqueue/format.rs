@@ -26,6 +26,23 @@ pub(super) struct Spot {
     pub wrap: bool,
 }
 
+impl Spot {
+    /// As a packed ring says it: the wrap counter above 15 bits of index.
+    #[inline]
+    pub fn from_bits(bits: u16) -> Spot {
+        Spot {
+            index: bits & 0x7fff,
+            wrap: bits & 0x8000 != 0,
+        }
+    }
+
+    /// The reverse of [`Spot::from_bits`].
+    #[inline]
+    pub fn to_bits(self) -> u16 {
+        self.index | u16::from(self.wrap) << 15
+    }
+}
+
 /// The next chain to take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {

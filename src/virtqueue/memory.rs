@@ -128,12 +128,13 @@ impl GuestMemory {
         self.regions.len()
     }
 
-    /// Where `len` bytes at a front-end address are mapped, if one region holds all of them.
-    pub(super) fn user(&self, address: u64, len: usize) -> Option<*mut u8> {
+    /// Where `len` bytes at a front-end address are mapped, if one region holds all of them, and
+    /// their guest address.
+    pub(super) fn user(&self, address: u64, len: usize) -> Option<(*mut u8, u64)> {
         self.regions.iter().find_map(|r| {
             let offset = address.wrapping_sub(r.user);
             (offset < r.size && len as u64 <= r.size - offset)
-                .then(|| r.host.wrapping_add(offset as usize))
+                .then(|| (r.host.wrapping_add(offset as usize), r.guest + offset))
         })
     }
 

@@ -8,7 +8,7 @@
 //!
 //! - [`GuestMemory`] maps regions and survives their truncation ([`install_sigbus_handler`]).
 //! - [`RingConfig`] is activated into a [`TxRing`] (one worker at a time) or an [`RxRing`] (any number
-//!   of writers); `split` holds the format, [`TxBatch`] and [`RxBatch`] a burst.
+//!   of writers); `split` and `packed` hold the formats, [`TxBatch`] and [`RxBatch`] a burst.
 //! - [`read`], [`RxRing::copy`] and [`writev`] move the bytes.
 //!
 //! Ring objects are immutable and keep their memory alive. Their positions are shared by the object
@@ -17,6 +17,7 @@
 
 mod batch;
 mod copy;
+mod descriptor;
 mod dirty;
 pub mod driver;
 mod error;
@@ -26,6 +27,7 @@ mod ledger;
 mod lock;
 mod mapping;
 mod memory;
+mod packed;
 mod ring;
 mod rx;
 mod sigbus;

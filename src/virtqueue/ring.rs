@@ -13,6 +13,7 @@ use super::dirty::DirtyLog;
 use super::error::{Part, RingError};
 use super::format::{Format, Spot, Used};
 use super::memory::GuestMemory;
+use super::packed::Packed;
 use super::split::Split;
 
 /// The longest queue that is offered.
@@ -25,6 +26,8 @@ pub const MAX_HEADER: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // Each is a feature bit.
 pub struct RingFeatures {
+    /// `VIRTIO_F_RING_PACKED`.
+    pub packed: bool,
     /// `VIRTIO_F_INDIRECT_DESC`.
     pub indirect: bool,
     /// `VIRTIO_F_EVENT_IDX`.
@@ -42,13 +45,13 @@ pub struct RingFeatures {
 pub struct RingConfig {
     /// Number of descriptors.
     pub size: u16,
-    /// Descriptor table, as a front-end address.
+    /// Descriptor table or packed ring, as a front-end address.
     pub desc: u64,
-    /// Available ring, as a front-end address.
+    /// Available ring, or the driver's event suppression structure, as a front-end address.
     pub avail: u64,
-    /// Used ring, as a front-end address.
+    /// Used ring, or the device's event suppression structure, as a front-end address.
     pub used: u64,
-    /// Guest address of the used ring, where writes to it are to be logged.
+    /// Guest address of the used ring, where writes to the ring are to be logged.
     pub log_used: Option<u64>,
     /// What was negotiated.
     pub features: RingFeatures,
@@ -61,8 +64,18 @@ pub struct RingConfig {
 pub enum ResumeAt {
     /// At the used index found in guest memory; split rings only.
     UsedIndex,
-    /// At an available index; the used index comes from guest memory. Split rings only.
-    Index(u16),
+    /// At a vring base, as `SET_VRING_BASE` and `GET_VRING_BASE` have it. Split: an available index;
+    /// the used index comes from guest memory. Packed: the available position in the lower half, the
+    /// used position in the upper half, each with its wrap counter in its highest bit.
+    Base(u32),
+}
+
+impl ResumeAt {
+    /// Where a ring starts that nobody has used yet, of either format: a split ring's used index is 0
+    /// then, a packed ring starts at index 0 with both wrap counters set.
+    pub fn fresh(packed: bool) -> ResumeAt {
+        ResumeAt::Base(if packed { 0x8000_8000 } else { 0 })
+    }
 }
 
 /// One part of a ring and what it must satisfy.
@@ -75,17 +88,19 @@ pub(super) struct Area {
 
 impl Area {
     /// Finds the part in guest memory: `len` bytes from there are mapped, and aligned to `align`.
-    pub fn locate(&self, memory: &GuestMemory) -> Result<*mut u8, RingError> {
+    /// Returns the pointer and the guest address.
+    pub fn locate(&self, memory: &GuestMemory) -> Result<(*mut u8, u64), RingError> {
         let &Area {
             part,
             address,
             align,
             len,
         } = self;
-        let ptr = memory
-            .user(address, len)
-            .ok_or(RingError::Unmapped { part, address, len })?;
-        // Regions are page-aligned on both sides, so this says the same of the guest address.
+        let (ptr, guest) =
+            memory
+                .user(address, len)
+                .ok_or(RingError::Unmapped { part, address, len })?;
+        // Regions are page-aligned on all sides, so this says the same of the guest address.
         if ptr.align_offset(align) != 0 {
             return Err(RingError::Misaligned {
                 part,
@@ -93,21 +108,26 @@ impl Area {
                 expected: align,
             });
         }
-        Ok(ptr)
+        Ok((ptr, guest))
     }
 }
 
-/// Dirty marks for the used ring.
-#[derive(Debug)]
+/// Dirty marks for a part of a ring, if it is logged.
+#[derive(Debug, Clone)]
 pub(super) struct Marks(Option<(Arc<DirtyLog>, u64)>);
 
 impl Marks {
+    /// The same for a part at this guest address.
+    pub fn at(&self, guest: u64) -> Marks {
+        Marks(self.0.as_ref().map(|(log, _)| (Arc::clone(log), guest)))
+    }
+
     #[inline]
     pub fn on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Marks `len` bytes at `offset` of the used ring.
+    /// Marks `len` bytes at `offset` of the part.
     #[inline]
     pub fn mark(&self, offset: u64, len: u64) {
         if let Some((log, base)) = &self.0 {
@@ -120,6 +140,7 @@ impl Marks {
 #[derive(Debug)]
 pub(super) enum Layout {
     Split(Split),
+    Packed(Packed),
 }
 
 /// Runs a block with the concrete format of a [`Layout`].
@@ -127,6 +148,7 @@ macro_rules! with_format {
     ($layout:expr, $format:ident => $body:expr) => {
         match $layout {
             $crate::virtqueue::ring::Layout::Split($format) => $body,
+            $crate::virtqueue::ring::Layout::Packed($format) => $body,
         }
     };
 }
@@ -138,6 +160,7 @@ pub(super) struct Window {
     pub layout: Layout,
     pub size: u16,
     pub features: RingFeatures,
+    writes: bool,
     pub memory: Arc<GuestMemory>,
     pub log: Option<Arc<DirtyLog>>,
     call: Option<Arc<EventFd>>,
@@ -152,10 +175,12 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Window {
+    /// `writes` says whether the device writes to the buffers: RX.
     pub fn new(
         config: &RingConfig,
         memory: Arc<GuestMemory>,
         log: Option<Arc<DirtyLog>>,
+        writes: bool,
     ) -> Result<Window, RingError> {
         let RingConfig { size, features, .. } = *config;
         if !matches!(features.header_len, 10 | MAX_HEADER) {
@@ -163,18 +188,31 @@ impl Window {
                 found: features.header_len,
             });
         }
-        if !size.is_power_of_two() || !(2..=MAX_QUEUE_SIZE).contains(&size) {
+        let (allowed, expected) = if features.packed {
+            (size != 0, "1 to 1024")
+        } else {
+            (
+                size.is_power_of_two() && size != 1,
+                "a power of two from 2 to 1024",
+            )
+        };
+        if !allowed || size > MAX_QUEUE_SIZE {
             return Err(RingError::Size {
                 found: size,
-                expected: "a power of two from 2 to 1024",
+                expected,
             });
         }
         let marks = Marks(log.clone().zip(config.log_used));
-        let layout = Layout::Split(Split::new(config, &memory, marks)?);
+        let layout = if features.packed {
+            Layout::Packed(Packed::new(config, &memory, &marks, writes)?)
+        } else {
+            Layout::Split(Split::new(config, &memory, &marks)?)
+        };
         Ok(Window {
             layout,
             size,
             features,
+            writes,
             memory,
             log,
             call: config.call.clone(),
@@ -188,26 +226,63 @@ impl Window {
         memory: Arc<GuestMemory>,
         log: Option<Arc<DirtyLog>>,
     ) -> Result<Window, RingError> {
-        if config.size != self.size {
-            return Err(RingError::Changed {
-                field: "the size",
-                expected: self.size,
-                found: config.size,
-            });
+        let packed = |features: &RingFeatures| u16::from(features.packed);
+        for (field, expected, found) in [
+            ("the size", self.size, config.size),
+            (
+                "RING_PACKED",
+                packed(&self.features),
+                packed(&config.features),
+            ),
+        ] {
+            if expected != found {
+                return Err(RingError::Changed {
+                    field,
+                    expected,
+                    found,
+                });
+            }
         }
-        Window::new(config, memory, log)
+        Window::new(config, memory, log, self.writes)
     }
 
     /// Where to start: the next chain, the next used element, and the count that progress starts at.
-    pub fn resume(&self, at: ResumeAt) -> (Spot, Spot, u64) {
-        let Layout::Split(split) = &self.layout;
-        let used = split.used_idx();
-        let next = match at {
-            ResumeAt::UsedIndex => used,
-            ResumeAt::Index(index) => index,
+    pub fn resume(&self, at: ResumeAt) -> Result<(Spot, Spot, u64), RingError> {
+        let wrong = |format, found| RingError::Resume {
+            format,
+            size: self.size,
+            found,
         };
-        let spot = |index| Spot { index, wrap: true };
-        (spot(next), spot(used), u64::from(used))
+        match (&self.layout, at) {
+            (Layout::Split(split), at) => {
+                let used = split.used_idx();
+                let next = match at {
+                    ResumeAt::UsedIndex => used,
+                    ResumeAt::Base(base) => {
+                        u16::try_from(base).map_err(|_| wrong("split", base))?
+                    }
+                };
+                let spot = |index| Spot { index, wrap: true };
+                Ok((spot(next), spot(used), u64::from(used)))
+            }
+            (Layout::Packed(_), ResumeAt::UsedIndex) => Err(RingError::ResumeUnknown),
+            (Layout::Packed(packed), ResumeAt::Base(base)) => {
+                let next = Spot::from_bits(base as u16);
+                let used = Spot::from_bits((base >> 16) as u16);
+                if next.index >= self.size || used.index >= self.size {
+                    return Err(wrong("packed", base));
+                }
+                Ok((next, used, packed.count(used)))
+            }
+        }
+    }
+
+    /// The vring base for these positions.
+    pub fn base(&self, next: Spot, used: Spot) -> u32 {
+        match &self.layout {
+            Layout::Split(_) => u32::from(next.index),
+            Layout::Packed(_) => u32::from(next.to_bits()) | u32::from(used.to_bits()) << 16,
+        }
     }
 }
 

@@ -77,8 +77,8 @@ impl RingConfig {
         log: Option<Arc<DirtyLog>>,
         at: ResumeAt,
     ) -> Result<RxRing, RingError> {
-        let window = Window::new(self, memory, log)?;
-        let (next, used, count) = window.resume(at);
+        let window = Window::new(self, memory, log, true)?;
+        let (next, used, count) = window.resume(at)?;
         with_format!(&window.layout, f => f.disable_kicks(next));
         let state = State {
             next: Cursor {
@@ -403,9 +403,15 @@ impl RxRing {
         }
     }
 
-    /// The available index to go on at, for `GET_VRING_BASE` after quiescence.
+    /// Where to go on, for `GET_VRING_BASE` after quiescence: what [`ResumeAt::Base`] takes.
+    pub fn base(&self) -> u32 {
+        let state = self.shared.state.lock();
+        self.window.base(state.next.spot, state.used)
+    }
+
+    /// The available index to go on at: [`base`](Self::base) of a split ring.
     pub fn next_avail(&self) -> u16 {
-        self.shared.state.lock().next.spot.index
+        self.base() as u16
     }
 
     /// Calls the guest if something was published since the last time and it wants to know; true if
@@ -463,11 +469,16 @@ impl<F: Format> Walk<'_, '_, F> {
         for _ in 0..self.size {
             // A header's worth of every chain, so that each could carry a frame of its own.
             self.sink.begin(missing.max(header));
+            let start = self.cursor.spot;
             let mut used = match self.format.take(&mut self.cursor, &mut self.sink)? {
                 Take::Chain(used) => used,
                 Take::Empty => return Ok(Outcome::Starved(self.cursor.spot)),
                 Take::NoRoom(_) => return Ok(Outcome::NoRoom),
             };
+            if self.slots + used.slots > self.size {
+                // More than the ring has: some were made available a second time.
+                return Ok(Outcome::Starved(start));
+            }
             let found = self.sink.len();
             if found < header {
                 return Err(RingError::Runt {

@@ -5,56 +5,14 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE, words};
 use super::error::{Part, Place, RingError};
 use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used, passed};
 use super::memory::GuestMemory;
 use super::ring::{Area, Marks, RingConfig};
 
-pub(super) const NEXT: u16 = 1;
-pub(super) const WRITE: u16 = 2;
-pub(super) const INDIRECT: u16 = 4;
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` and `VIRTQ_USED_F_NO_NOTIFY`.
 const SUPPRESS: u16 = 1;
-
-/// Size of a descriptor, in the ring and in an indirect table, in both formats.
-pub(super) const DESCRIPTOR: usize = 16;
-
-/// A descriptor as read: all of it in two loads.
-#[derive(Clone, Copy)]
-pub(super) struct Descriptor {
-    pub addr: u64,
-    pub len: u32,
-    /// Flags, then next (split); id, then flags (packed).
-    pub low: u16,
-    pub high: u16,
-}
-
-impl Descriptor {
-    /// Reads the descriptor at `ptr` once.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` must be valid for reads of 16 bytes, at any alignment.
-    #[inline]
-    pub unsafe fn read(ptr: *const u8) -> Descriptor {
-        #[derive(Clone, Copy)]
-        #[repr(C, packed)]
-        struct Unaligned(u64);
-        // SAFETY: the caller guarantees 16 bytes; the type has alignment 1. Volatile, so that the
-        // guest cannot make us see two different values.
-        let (addr, rest) = unsafe {
-            let words = ptr.cast::<Unaligned>();
-            (words.read_volatile().0, words.add(1).read_volatile().0)
-        };
-        let rest = u64::from_le(rest);
-        Descriptor {
-            addr: u64::from_le(addr),
-            len: rest as u32,
-            low: (rest >> 32) as u16,
-            high: (rest >> 48) as u16,
-        }
-    }
-}
 
 /// Pointers into one split ring.
 #[derive(Debug)]
@@ -75,17 +33,17 @@ impl Split {
     pub fn new(
         config: &RingConfig,
         memory: &GuestMemory,
-        marks: Marks,
+        marks: &Marks,
     ) -> Result<Split, RingError> {
         let size = usize::from(config.size);
         let area = |part, address, align, len| {
-            Area {
+            let area = Area {
                 part,
                 address,
                 align,
                 len,
-            }
-            .locate(memory)
+            };
+            area.locate(memory).map(|(ptr, _)| ptr)
         };
         Ok(Split {
             size: config.size,
@@ -94,7 +52,7 @@ impl Split {
             desc: area(Part::Descriptors, config.desc, 16, DESCRIPTOR * size)?,
             avail: area(Part::Available, config.avail, 2, 6 + 2 * size)?.cast(),
             used: area(Part::Used, config.used, 4, 6 + 8 * size)?.cast(),
-            marks,
+            marks: marks.at(config.log_used.unwrap_or_default()),
         })
     }
 
@@ -146,28 +104,28 @@ impl Split {
         loop {
             // SAFETY: `index` is below `size`: `take` checked the head, and the check below every
             // further one; `desc` is valid for `size` descriptors while the ring's memory lives.
-            let d = unsafe { Descriptor::read(self.desc.add(usize::from(index) * DESCRIPTOR)) };
-            let (flags, next) = (d.low, d.high);
-            if flags & INDIRECT != 0 {
+            let d = unsafe { words(self.desc.add(usize::from(index) * DESCRIPTOR)) };
+            let d = Descriptor::split(d);
+            if d.flags & INDIRECT != 0 {
                 return self.walk_table(head, index, d, left, sink);
             }
-            sink.push(d.addr, d.len, flags & WRITE != 0, Place::Ring(index))?;
-            if flags & NEXT == 0 || sink.satisfied() {
+            sink.push(d.addr, d.len, d.flags & WRITE != 0, Place::Ring(index))?;
+            if d.flags & NEXT == 0 || sink.satisfied() {
                 return Ok(());
             }
             left -= 1;
             if left == 0 {
                 return Err(self.too_long(head).into());
             }
-            if next >= self.size {
+            if d.extra >= self.size {
                 return Err(RingError::Next {
                     place: Place::Ring(index),
-                    found: next,
+                    found: d.extra,
                     limit: self.size,
                 }
                 .into());
             }
-            index = next;
+            index = d.extra;
         }
     }
 
@@ -180,36 +138,32 @@ impl Split {
         left: u16,
         sink: &mut Sink<'_, '_, W>,
     ) -> Result<(), Stop> {
-        let (table, entries) =
-            indirect_table(sink, d, d.low & NEXT != 0, of, self.indirect, self.size)?;
+        let table = Table::find(sink, d, of, self.indirect, self.size)?;
         let mut entry = 0;
-        let mut left = left.min(entries);
+        let mut left = left.min(table.entries);
         loop {
-            // SAFETY: `entry` is below `entries`, checked below, and the table was looked up for
-            // that many descriptors in memory that outlives the sink.
-            let d = unsafe { Descriptor::read(table.add(usize::from(entry) * DESCRIPTOR)) };
-            let (flags, next) = (d.low, d.high);
+            let d = Descriptor::split(table.words(entry));
             let place = Place::Indirect { of, entry };
-            if flags & INDIRECT != 0 {
+            if d.flags & INDIRECT != 0 {
                 return Err(RingError::IndirectNested { place }.into());
             }
-            sink.push(d.addr, d.len, flags & WRITE != 0, place)?;
-            if flags & NEXT == 0 || sink.satisfied() {
+            sink.push(d.addr, d.len, d.flags & WRITE != 0, place)?;
+            if d.flags & NEXT == 0 || sink.satisfied() {
                 return Ok(());
             }
             left -= 1;
             if left == 0 {
                 return Err(self.too_long(head).into());
             }
-            if next >= entries {
+            if d.extra >= table.entries {
                 return Err(RingError::Next {
                     place,
-                    found: next,
-                    limit: entries,
+                    found: d.extra,
+                    limit: table.entries,
                 }
                 .into());
             }
-            entry = next;
+            entry = d.extra;
         }
     }
 
@@ -220,38 +174,6 @@ impl Split {
             limit: self.size,
         }
     }
-}
-
-/// Checks an indirect descriptor and finds its table: the pointer and the number of entries.
-pub(super) fn indirect_table<const W: bool>(
-    sink: &mut Sink<'_, '_, W>,
-    d: Descriptor,
-    continues: bool,
-    of: u16,
-    negotiated: bool,
-    limit: u16,
-) -> Result<(*const u8, u16), RingError> {
-    let place = Place::Ring(of);
-    if !negotiated {
-        return Err(RingError::IndirectRefused { place });
-    }
-    if continues {
-        return Err(RingError::IndirectNext { place });
-    }
-    let entries = d.len / DESCRIPTOR as u32;
-    if entries == 0 || entries > u32::from(limit) || !(d.len as usize).is_multiple_of(DESCRIPTOR) {
-        return Err(RingError::IndirectSize {
-            place,
-            found: d.len,
-            limit,
-        });
-    }
-    let table = sink.table(d.addr, d.len).ok_or(RingError::Outside {
-        place,
-        address: d.addr,
-        len: d.len,
-    })?;
-    Ok((table, entries as u16))
 }
 
 impl Format for Split {

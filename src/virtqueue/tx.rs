@@ -108,8 +108,8 @@ impl RingConfig {
         log: Option<Arc<DirtyLog>>,
         at: ResumeAt,
     ) -> Result<TxRing, RingError> {
-        let window = Window::new(self, memory, log)?;
-        let (head, used, count) = window.resume(at);
+        let window = Window::new(self, memory, log, false)?;
+        let (head, used, count) = window.resume(at)?;
         let state = State {
             head: Cursor {
                 spot: head,
@@ -159,9 +159,15 @@ impl TxRing {
         }
     }
 
-    /// The available index to go on at, for `GET_VRING_BASE` after quiescence.
+    /// Where to go on, for `GET_VRING_BASE` after quiescence: what [`ResumeAt::Base`] takes.
+    pub fn base(&self) -> u32 {
+        let state = self.shared.state.lock();
+        self.window.base(state.head.spot, state.used)
+    }
+
+    /// The available index to go on at: [`base`](Self::base) of a split ring.
     pub fn next_avail(&self) -> u16 {
-        self.shared.state.lock().head.spot.index
+        self.base() as u16
     }
 
     /// Calls the guest if something was given back since the last time and it wants to know; true
@@ -212,11 +218,14 @@ impl<'m> TxGuard<'m> {
         let TxBatch { segments, chains } = batch;
         let mut cursor = state.head;
         let mut sink = Sink::<false>::new(Lookup::new(memory, state.hint), segments);
+        let mut slots = 0;
         while chains.len() < max.min(MAX_BATCH) {
             let index = chains.len();
             let start = sink.segments();
             if state.done & (1 << index) != 0 {
-                cursor.spot = format.advance(cursor.spot, state.peeked[index].slots);
+                let skipped = state.peeked[index].slots;
+                cursor.spot = format.advance(cursor.spot, skipped);
+                slots += skipped;
                 chains.push(Chain {
                     start: start as u32,
                     count: 0,
@@ -240,12 +249,26 @@ impl<'m> TxGuard<'m> {
                     break;
                 }
             };
+            slots += used.slots;
+            if slots > self.ring.window.size {
+                // More than the ring has: some were made available a second time.
+                sink.truncate(start);
+                break;
+            }
             let len = u32::try_from(sink.len()).map_err(|_| RingError::ChainBytes {
                 head: used.id,
                 found: sink.len(),
             })?;
             match state.peeked.get_mut(index) {
-                Some(place) => *place = used,
+                // Positions behind it depend on this.
+                Some(before) if before.slots != used.slots => {
+                    return Err(RingError::Rewritten {
+                        id: used.id,
+                        expected: before.slots,
+                        found: used.slots,
+                    });
+                }
+                Some(before) => *before = used,
                 None => state.peeked.push(used),
             }
             chains.push(Chain {

@@ -9,7 +9,12 @@ mod egress;
 mod flood;
 mod frame;
 mod ingress;
+mod link_in;
+mod link_out;
+mod mend;
+mod payload;
 pub mod quiescence;
+mod ring_out;
 mod route;
 mod snapshot;
 mod sync;
@@ -26,7 +31,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::sys::cpu;
 use crate::virtqueue::{GuestMemory, RingError};
 use quiescence::Quiescence;
-pub use snapshot::{Attachment, FloodState, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
+pub use snapshot::{
+    Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
+};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,8 +31,12 @@ fn translates_by_guest_and_user_address() {
     assert_eq!(found(u64::MAX, 1), None);
     assert_eq!(found(0, u32::MAX), None);
 
-    let base = memory.user(USER + 0x8000, 0x4000).unwrap();
-    assert_eq!(memory.user(USER + 0x8010, 16), Some(base.wrapping_add(16)));
+    let (base, guest) = memory.user(USER + 0x8000, 0x4000).unwrap();
+    assert_eq!(guest, 0x8000);
+    assert_eq!(
+        memory.user(USER + 0x8010, 16),
+        Some((base.wrapping_add(16), 0x8010))
+    );
     assert_eq!(lookup.find(0x8000, 1).unwrap().0, base);
     assert_eq!(memory.user(USER + 0x8000, 0x4001), None);
     assert_eq!(memory.user(USER + 0xc000, 0), None);

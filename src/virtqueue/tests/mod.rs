@@ -4,6 +4,9 @@ mod copying;
 mod hostile;
 mod memory;
 mod oracle;
+mod packed;
+mod packed_guest;
+mod packed_hostile;
 mod receive;
 mod sigbus;
 mod threads;
@@ -55,6 +58,7 @@ pub fn region(file: &File, guest_addr: u64, offset: u64, size: u64) -> Region {
 
 pub fn features() -> RingFeatures {
     RingFeatures {
+        packed: false,
         indirect: true,
         event_idx: false,
         in_order: false,

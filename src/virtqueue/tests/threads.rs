@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::packed_guest::PackedGuest;
 use super::*;
 use crate::virtqueue::{Gather, Grant, RxBatch};
 
@@ -77,24 +78,75 @@ fn write_frames(ring: &RxRing, writer: u8, stop: &AtomicBool) {
     }
 }
 
-/// The guest's side of the ring: takes one used buffer and posts it again.
-struct Receiver<'g> {
-    guest: &'g mut Guest,
+/// The guest's side of a ring of either format.
+trait Posting {
+    /// Id and length of the next used buffer.
+    fn pop(&mut self) -> Option<(u16, u32)>;
+    fn post_again(&mut self, id: u16);
+    fn guest(&self) -> &Guest;
+}
+
+struct SplitSide {
+    guest: Guest,
     last_used: u16,
 }
 
-impl Receiver<'_> {
-    fn next(&mut self) -> Vec<u8> {
-        while self.guest.used_idx() == self.last_used {
-            thread::yield_now();
+impl Posting for SplitSide {
+    fn pop(&mut self) -> Option<(u16, u32)> {
+        if self.guest.used_idx() == self.last_used {
+            return None;
         }
         let (id, len) = self.guest.used(self.last_used);
         self.last_used = self.last_used.wrapping_add(1);
-        assert!(id < u32::from(BUFFERS) && len <= BUFFER);
-        let at = DATA + u64::from(id) * u64::from(BUFFER);
-        let bytes = self.guest.bytes(at, len as usize);
-        self.guest.fill(at, &[0xaa; BUFFER as usize]);
-        self.guest.post(id as u16);
+        Some((u16::try_from(id).unwrap(), len))
+    }
+
+    fn post_again(&mut self, id: u16) {
+        self.guest.post(id);
+    }
+
+    fn guest(&self) -> &Guest {
+        &self.guest
+    }
+}
+
+fn buffer_at(id: u16) -> u64 {
+    DATA + u64::from(id) * u64::from(BUFFER)
+}
+
+impl Posting for PackedGuest {
+    fn pop(&mut self) -> Option<(u16, u32)> {
+        self.pop_used().map(|used| (used.id, used.len))
+    }
+
+    fn post_again(&mut self, id: u16) {
+        self.post(id, &[(buffer_at(id), BUFFER, WRITE)]);
+    }
+
+    fn guest(&self) -> &Guest {
+        &self.guest
+    }
+}
+
+/// Takes what arrives and posts the buffers again.
+struct Receiver<'p, P> {
+    side: &'p mut P,
+}
+
+impl<P: Posting> Receiver<'_, P> {
+    fn next(&mut self) -> Vec<u8> {
+        let (id, len) = loop {
+            match self.side.pop() {
+                Some(used) => break used,
+                None => thread::yield_now(),
+            }
+        };
+        assert!(id < BUFFERS && len <= BUFFER);
+        let bytes = self.side.guest().bytes(buffer_at(id), len as usize);
+        self.side
+            .guest()
+            .fill(buffer_at(id), &[0xaa; BUFFER as usize]);
+        self.side.post_again(id);
         bytes
     }
 
@@ -117,6 +169,37 @@ impl Receiver<'_> {
     }
 }
 
+/// Lets the writers loose on `ring` until `side` has received everything.
+fn run<P: Posting>(ring: &RxRing, side: &mut P) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let stop = &stop;
+            scope.spawn(move || write_frames(ring, writer, stop));
+        }
+        // If a check fails here, the writers must not wait for buffers for ever.
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut expected = [0; WRITERS as usize];
+            let mut receiver = Receiver { side };
+            while expected != [FRAMES; WRITERS as usize] {
+                let frame = receiver.frame();
+                if frame.is_empty() {
+                    continue;
+                }
+                let writer = frame[0];
+                let sequence = &mut expected[usize::from(writer)];
+                assert!(frame == body(writer, *sequence, frame.len()));
+                assert_eq!(&frame[5..7], (frame.len() as u16).to_le_bytes());
+                *sequence += 1;
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = checked {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 #[test]
 fn several_writers_lose_and_mix_nothing() {
     for in_order in [false, true] {
@@ -128,37 +211,28 @@ fn several_writers_lose_and_mix_nothing() {
         guest.fill(DATA, &vec![0xaa; usize::from(BUFFERS) * BUFFER as usize]);
         guest.post_receive_buffers(BUFFERS, BUFFER);
         let ring = guest.rx();
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for writer in 0..WRITERS {
-                let (ring, stop) = (&ring, &stop);
-                scope.spawn(move || write_frames(ring, writer, stop));
-            }
-            // If a check fails here, the writers must not wait for buffers for ever.
-            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let mut expected = [0; WRITERS as usize];
-                let mut receiver = Receiver {
-                    guest: &mut guest,
-                    last_used: 65000,
-                };
-                while expected != [FRAMES; WRITERS as usize] {
-                    let frame = receiver.frame();
-                    if frame.is_empty() {
-                        continue;
-                    }
-                    let writer = frame[0];
-                    let sequence = &mut expected[usize::from(writer)];
-                    assert!(frame == body(writer, *sequence, frame.len()));
-                    assert_eq!(&frame[5..7], (frame.len() as u16).to_le_bytes());
-                    *sequence += 1;
-                }
-            }));
-            stop.store(true, Ordering::Relaxed);
-            if let Err(panic) = checked {
-                std::panic::resume_unwind(panic);
-            }
-        });
+        let mut side = SplitSide {
+            guest,
+            last_used: 65000,
+        };
+        run(&ring, &mut side);
         // Nothing is reserved any more, and all buffers are posted or were given back.
-        assert_eq!(ring.next_avail(), guest.used_idx());
+        assert_eq!(ring.next_avail(), side.guest.used_idx());
     }
+}
+
+#[test]
+fn several_writers_on_a_packed_ring() {
+    // Not a power of two, so that bursts meet the end of the ring at every place.
+    let mut side = PackedGuest::new(BUFFERS - 3, |f| f.event_idx = true);
+    side.guest
+        .fill(DATA, &vec![0xaa; usize::from(BUFFERS) * BUFFER as usize]);
+    for id in 0..BUFFERS - 3 {
+        side.post_again(id);
+    }
+    let ring = side.rx();
+    run(&ring, &mut side);
+    let base = ring.base();
+    assert_eq!(base as u16, (base >> 16) as u16);
+    assert_eq!(base as u16, side.used_position());
 }

@@ -294,7 +294,7 @@ fn resuming() {
     // An index from the front end is where chains are taken; used elements go on where they were.
     let ring = guest
         .config
-        .activate_tx(guest.memory(), None, ResumeAt::Index(102))
+        .activate_tx(guest.memory(), None, ResumeAt::Base(102))
         .unwrap();
     let mut batch = TxBatch::new();
     let mut guard = ring.lock();
@@ -307,7 +307,7 @@ fn resuming() {
     assert_eq!(ring.next_avail(), 103);
     let ring = guest
         .config
-        .activate_tx(guest.memory(), None, ResumeAt::Index(104))
+        .activate_tx(guest.memory(), None, ResumeAt::Base(104))
         .unwrap();
     let mut batch = TxBatch::new();
     assert!(matches!(

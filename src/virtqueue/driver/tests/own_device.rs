@@ -37,6 +37,7 @@ impl OwnDevice {
             used: user(layout.used),
             log_used: None,
             features: RingFeatures {
+                packed: features.packed,
                 indirect: features.indirect,
                 event_idx: features.event_idx,
                 in_order: features.in_order,
@@ -46,7 +47,7 @@ impl OwnDevice {
             call: Some(Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())),
         };
         let guest = Arc::new(GuestMemory::new(regions.collect()).unwrap());
-        let at = ResumeAt::UsedIndex;
+        let at = ResumeAt::fresh(features.packed);
         match role {
             Role::Tx => Self::Tx(config.activate_tx(guest, None, at).unwrap()),
             Role::Rx => Self::Rx(config.activate_rx(guest, None, at).unwrap()),

@@ -24,16 +24,11 @@ fn every_case(mut check: impl FnMut(Case)) {
                     layout,
                     indirect,
                 };
-                check(Case {
-                    features,
-                    options,
-                    own: false,
-                });
-                if !features.packed {
+                for own in [false, true] {
                     check(Case {
                         features,
                         options,
-                        own: true,
+                        own,
                     });
                 }
             }

@@ -1,0 +1,344 @@
+//! The packed format: one ring of descriptors that both sides write, and two event suppression
+//! structures (VIRTIO 1.2, 2.8).
+//!
+//! A descriptor is available when its AVAIL flag equals the wrap counter of our position and its USED
+//! flag does not; it is used when both equal it. Flags are the last thing either side writes. Chains
+//! take consecutive descriptors, and come back as one descriptor at the place of their first.
+//!
+//! What a chain leaves behind in its other places still looks like it did when it was available, so
+//! a position cannot be found by looking: it has to be known when a ring starts.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE};
+use super::error::{Part, Place, RingError};
+use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used};
+use super::memory::GuestMemory;
+use super::ring::{Area, Marks, RingConfig};
+
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+
+/// `RING_EVENT_FLAGS_*`.
+const EVENTS_ENABLE: u16 = 0;
+const EVENTS_DISABLE: u16 = 1;
+const EVENTS_DESC: u16 = 2;
+
+/// Pointers into one packed ring.
+#[derive(Debug)]
+pub(super) struct Packed {
+    size: u16,
+    indirect: bool,
+    event_idx: bool,
+    /// What used descriptors have set beside AVAIL and USED: WRITE, where the device writes.
+    written: u16,
+    /// `size` descriptors.
+    desc: *mut u8,
+    /// Position, then flags: when the guest wants to be called.
+    driver: *mut u32,
+    /// Position, then flags: when we want to be kicked.
+    device: *mut u32,
+    desc_marks: Marks,
+    device_marks: Marks,
+}
+
+impl Packed {
+    /// `writes` says whether the device writes to the buffers of this ring.
+    pub fn new(
+        config: &RingConfig,
+        memory: &GuestMemory,
+        marks: &Marks,
+        writes: bool,
+    ) -> Result<Packed, RingError> {
+        let area = |part, address, align, len| {
+            Area {
+                part,
+                address,
+                align,
+                len,
+            }
+            .locate(memory)
+        };
+        let len = DESCRIPTOR * usize::from(config.size);
+        let (desc, desc_guest) = area(Part::Descriptors, config.desc, 16, len)?;
+        let (driver, _) = area(Part::Available, config.avail, 4, 4)?;
+        let (device, device_guest) = area(Part::Used, config.used, 4, 4)?;
+        Ok(Packed {
+            size: config.size,
+            indirect: config.features.indirect,
+            event_idx: config.features.event_idx,
+            written: if writes { WRITE } else { 0 },
+            desc,
+            driver: driver.cast(),
+            device: device.cast(),
+            // Front ends log one address for "the used ring"; here it is two places.
+            desc_marks: marks.at(desc_guest),
+            device_marks: marks.at(device_guest),
+        })
+    }
+
+    /// A count of slots that leads to `spot`: they run through two rounds of the ring, the first with
+    /// the wrap counter set.
+    pub fn count(&self, spot: Spot) -> u64 {
+        let round = if spot.wrap { 0 } else { self.size };
+        u64::from(round) + u64::from(spot.index)
+    }
+
+    /// Pointer to byte `offset` of descriptor `index`.
+    #[inline]
+    fn at(&self, index: u16, offset: usize) -> *mut u8 {
+        debug_assert!(index < self.size && offset < DESCRIPTOR);
+        // SAFETY: `desc` is mapped for `size` descriptors while the ring's memory lives; spots are
+        // below `size` by `spot` and `advance`.
+        unsafe { self.desc.add(usize::from(index) * DESCRIPTOR + offset) }
+    }
+
+    /// Length, id and flags of a descriptor, which the guest accesses at the same time.
+    #[inline]
+    fn tail(&self, index: u16) -> &AtomicU64 {
+        // SAFETY: within the ring, see `at`; aligned to 8, because `desc` is to 16.
+        #[allow(clippy::cast_ptr_alignment)]
+        unsafe {
+            AtomicU64::from_ptr(self.at(index, 8).cast())
+        }
+    }
+
+    /// Flags of a descriptor.
+    #[inline]
+    fn flags(&self, index: u16) -> &AtomicU16 {
+        // SAFETY: within the ring, see `at`; aligned to 2, because `desc` is to 16.
+        #[allow(clippy::cast_ptr_alignment)]
+        unsafe {
+            AtomicU16::from_ptr(self.at(index, 14).cast())
+        }
+    }
+
+    /// One of the event suppression structures.
+    #[inline]
+    fn events(&self, area: *mut u32) -> &AtomicU32 {
+        debug_assert!(area == self.driver || area == self.device);
+        // SAFETY: both areas are mapped for 4 bytes and aligned to 4, checked by `new`.
+        unsafe { AtomicU32::from_ptr(area) }
+    }
+
+    #[inline]
+    fn addr(&self, index: u16) -> u64 {
+        // SAFETY: within the ring, see `at`; aligned to 8, because `desc` is to 16. Volatile: the guest
+        // may write meanwhile, and we want one value.
+        #[allow(clippy::cast_ptr_alignment)]
+        u64::from_le(unsafe { self.at(index, 0).cast::<u64>().read_volatile() })
+    }
+
+    /// The descriptor at `spot` if it is available.
+    #[inline]
+    fn first(&self, spot: Spot) -> Option<Descriptor> {
+        // Acquire: what the guest wrote before the flags, in this and in the chain's other
+        // descriptors, is visible after this. Length and id come with the flags, in one load.
+        let tail = u64::from_le(self.tail(spot.index).load(Ordering::Acquire));
+        is_available((tail >> 48) as u16, spot.wrap)
+            .then(|| Descriptor::packed((self.addr(spot.index), tail)))
+    }
+
+    /// Walks the chain whose first descriptor is `first`, at `at`; returns its id and slots.
+    #[inline]
+    fn walk<const W: bool>(
+        &self,
+        at: u16,
+        first: Descriptor,
+        sink: &mut Sink<'_, '_, W>,
+    ) -> Result<(u16, u16), Stop> {
+        let (mut d, mut index, mut slots) = (first, at, 1);
+        loop {
+            if d.flags & INDIRECT != 0 {
+                self.walk_table(index, d, slots, sink)?;
+                return Ok((d.extra, slots));
+            }
+            // A satisfied walk goes on for the number of slots, and the id that is in the last.
+            if !sink.satisfied() {
+                sink.push(d.addr, d.len, d.flags & WRITE != 0, Place::Ring(index))?;
+            }
+            if d.flags & NEXT == 0 {
+                return Ok((d.extra, slots));
+            }
+            if slots == self.size {
+                return Err(self.too_long(at).into());
+            }
+            slots += 1;
+            index = if index + 1 == self.size { 0 } else { index + 1 };
+            let tail = u64::from_le(self.tail(index).load(Ordering::Relaxed));
+            d = Descriptor::packed((self.addr(index), tail));
+        }
+    }
+
+    /// Walks the indirect table of descriptor `of`: its entries follow one another.
+    fn walk_table<const W: bool>(
+        &self,
+        of: u16,
+        d: Descriptor,
+        slots: u16,
+        sink: &mut Sink<'_, '_, W>,
+    ) -> Result<(), Stop> {
+        let table = Table::find(sink, d, of, self.indirect, self.size)?;
+        if table.entries > self.size - (slots - 1) {
+            return Err(self.too_long(of).into());
+        }
+        for entry in 0..table.entries {
+            if sink.satisfied() {
+                break;
+            }
+            let d = Descriptor::packed(table.words(entry));
+            let place = Place::Indirect { of, entry };
+            // Of the other flags WRITE alone means something here (VIRTIO 1.2, 2.8.7).
+            if d.flags & INDIRECT != 0 {
+                return Err(RingError::IndirectNested { place }.into());
+            }
+            sink.push(d.addr, d.len, d.flags & WRITE != 0, place)?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn too_long(&self, head: u16) -> RingError {
+        RingError::ChainLength {
+            head,
+            limit: self.size,
+        }
+    }
+
+    /// Flags of a used descriptor in the round that `spot` is in.
+    #[inline]
+    fn used_flags(&self, spot: Spot) -> u16 {
+        self.written | if spot.wrap { AVAIL | USED } else { 0 }
+    }
+
+    fn set_events(&self, at: Spot, flags: u16) {
+        let value = u32::from(at.to_bits()) | u32::from(flags) << 16;
+        self.events(self.device)
+            .store(value.to_le(), Ordering::Relaxed);
+        self.device_marks.mark(0, 4);
+    }
+}
+
+impl Format for Packed {
+    #[inline]
+    fn take<const W: bool>(
+        &self,
+        cursor: &mut Cursor,
+        sink: &mut Sink<'_, '_, W>,
+    ) -> Result<Take, RingError> {
+        let index = cursor.spot.index;
+        let Some(first) = self.first(cursor.spot) else {
+            return Ok(Take::Empty);
+        };
+        match self.walk(index, first, sink) {
+            Ok((id, slots)) => {
+                cursor.spot = self.advance(cursor.spot, slots);
+                Ok(Take::Chain(Used {
+                    id,
+                    slots,
+                    written: 0,
+                }))
+            }
+            Err(Stop::NoRoom) => Ok(Take::NoRoom(index)),
+            Err(Stop::Bad(error)) => Err(error),
+        }
+    }
+
+    fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
+        let Spot { index, wrap } = cursor.spot;
+        let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
+        Ok(is_available(flags, wrap))
+    }
+
+    #[inline]
+    fn advance(&self, spot: Spot, slots: u16) -> Spot {
+        let index = spot.index + slots;
+        if index >= self.size {
+            Spot {
+                index: index - self.size,
+                wrap: !spot.wrap,
+            }
+        } else {
+            Spot {
+                index,
+                wrap: spot.wrap,
+            }
+        }
+    }
+
+    #[inline]
+    fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>) {
+        let mut spot = at;
+        for (i, chain) in chains.enumerate() {
+            let [l0, l1, l2, l3] = chain.written.to_le_bytes();
+            let [i0, i1] = chain.id.to_le_bytes();
+            if i == 0 {
+                // The flags of the first come last of all, see `publish`.
+                // SAFETY: within the ring, see `at`. The place belongs to a chain that was walked, and
+                // the guest does not look there before its flags say so.
+                unsafe {
+                    let place = self.at(spot.index, 8).cast::<[u8; 6]>();
+                    place.write([l0, l1, l2, l3, i0, i1]);
+                }
+            } else {
+                let [f0, f1] = self.used_flags(spot).to_le_bytes();
+                // The guest gets here only after the first, whose Release orders this too.
+                let tail = u64::from_ne_bytes([l0, l1, l2, l3, i0, i1, f0, f1]);
+                self.tail(spot.index).store(tail, Ordering::Relaxed);
+            }
+            spot = self.advance(spot, chain.slots);
+        }
+    }
+
+    #[inline]
+    fn publish(&self, from: Spot, to: Spot) {
+        // Release: payload and the other elements become visible before these flags do.
+        self.flags(from.index)
+            .store(self.used_flags(from).to_le(), Ordering::Release);
+        if self.desc_marks.on() {
+            let mark = |from: u16, to: u16| {
+                let (from, to) = (u64::from(from), u64::from(to));
+                let size = DESCRIPTOR as u64;
+                self.desc_marks.mark(size * from, size * (to - from));
+            };
+            if from.wrap == to.wrap {
+                mark(from.index, to.index);
+            } else {
+                mark(from.index, self.size);
+                mark(0, to.index);
+            }
+        }
+    }
+
+    fn wants_call(&self, signalled: u64, published: u64) -> bool {
+        let events = u32::from_le(self.events(self.driver).load(Ordering::Relaxed));
+        let (position, flags) = (events as u16, (events >> 16) as u16);
+        match flags {
+            EVENTS_DISABLE => false,
+            EVENTS_DESC if self.event_idx => {
+                // Whether the slot was among those published since (VIRTIO 1.2, 2.8.10).
+                let rounds = 2 * u64::from(self.size);
+                let event = self.count(Spot::from_bits(position)) % rounds;
+                (published + rounds - 1 - event) % rounds < published - signalled
+            }
+            _ => true,
+        }
+    }
+
+    fn disable_kicks(&self, at: Spot) {
+        self.set_events(at, EVENTS_DISABLE);
+    }
+
+    fn enable_kicks(&self, at: Spot) {
+        let flags = if self.event_idx {
+            EVENTS_DESC
+        } else {
+            EVENTS_ENABLE
+        };
+        self.set_events(at, flags);
+    }
+}
+
+fn is_available(flags: u16, wrap: bool) -> bool {
+    (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
+}
