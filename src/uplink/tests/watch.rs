@@ -19,8 +19,8 @@ async fn until(watch: &mut Watch, ifindex: u32, wanted: Option<State>) {
         }
     };
     let patience = Duration::from_secs(20);
-    let in_time = tokio::time::timeout(patience, heard).await;
-    assert!(in_time.is_ok(), "{ifindex} never became {wanted:?}");
+    let in_time = tokio::time::timeout(patience, heard).await.is_ok();
+    assert!(in_time, "{ifindex} never became {wanted:?}");
 }
 
 fn index(name: &str) -> u32 {
