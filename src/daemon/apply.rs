@@ -170,11 +170,18 @@ impl Daemon {
             .filter(|(_, port)| !self.stays(&port.name, &wanted, config))
             .map(|(id, _)| id)
             .collect();
-        for id in gone {
-            if let Some(port) = self.world.remove_port(id) {
-                log::info!("port {}: removed", port.name);
-                self.closing += usize::from(port.device().is_some_and(Device::is_open));
-            }
+        let gone: Vec<_> = gone
+            .into_iter()
+            .filter_map(|id| self.world.take_port(id))
+            .collect();
+        // No worker forwards for these ports any more before what they have learned is forgotten and
+        // their places are given to others.
+        self.publish();
+        self.pool.barrier().wait(self.published);
+        for port in gone {
+            log::info!("port {}: removed", port.name);
+            self.world.release(&port);
+            self.closing += usize::from(port.device().is_some_and(Device::is_open));
         }
         self.wanted
             .0
@@ -309,7 +316,9 @@ impl Daemon {
                 Ok(())
             }
             Err(why) => {
-                self.world.remove_port(id);
+                if let Some(port) = self.world.take_port(id) {
+                    self.world.release(&port);
+                }
                 Err(fail(why))
             }
         }

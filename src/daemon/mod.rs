@@ -12,8 +12,9 @@ mod event;
 mod report;
 mod world;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,8 @@ pub struct Daemon {
     events: mpsc::UnboundedSender<Event>,
     /// What the running state was made from.
     config: Config,
+    /// Directories in which sockets may be: those that were named at start.
+    directories: BTreeSet<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -198,6 +201,8 @@ async fn serve(
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
+    let parents = config.sockets().filter_map(Path::parent);
+    daemon.directories = parents.map(Path::to_owned).collect();
     daemon.config = config;
     daemon.publish();
     log::info!(
@@ -209,14 +214,15 @@ async fn serve(
     loop {
         let publish_at = tokio::time::Instant::from_std(daemon.published_at + PUBLISH_EVERY);
         tokio::select! {
+            // News come last: whoever makes many keeps nobody else from being served.
             biased;
-            Some(event) = news.recv() => daemon.handle(event),
-            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
-            Some(command) = requests.recv() => daemon.command(command),
             _ = signals.stop.recv() => break,
             _ = signals.interrupt.recv() => break,
+            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
             _ = signals.reload.recv() => daemon.reload(None),
             _ = housekeeping.tick() => daemon.keep_house(),
+            Some(command) = requests.recv() => daemon.command(command),
+            Some(event) = news.recv() => daemon.handle(event),
         }
     }
     log::info!("stopping");
@@ -276,6 +282,7 @@ impl Daemon {
             privileged,
             events,
             config: Config::default(),
+            directories: BTreeSet::new(),
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,
@@ -335,7 +342,11 @@ impl Daemon {
                 port,
                 session,
                 update,
-            } => self.update(port, session, &update),
+                done,
+            } => {
+                self.update(port, session, &update);
+                drop(done);
+            }
             Event::Disconnected { port, session } => {
                 if let Some(device) = self.device(port, session) {
                     device.session = None;
@@ -405,8 +416,10 @@ impl Daemon {
         match update {
             Update::Negotiated(features) => device.features = *features,
             Update::Announce(mac) => {
-                self.announcing.push((id, Some(*mac)));
-                self.dirty = true;
+                if !self.announcing.contains(&(id, Some(*mac))) {
+                    self.announcing.push((id, Some(*mac)));
+                    self.dirty = true;
+                }
             }
             Update::Mtu(mtu) => {
                 let Some(port) = self.world.port(id) else {
@@ -487,7 +500,20 @@ impl Daemon {
             let error = "evb was started without a configuration file".to_owned();
             return Err((error, "start it with `evb run --config FILE`"));
         };
-        let config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        let mut config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        // What concerns the process itself stays as it is until the next start.
+        config.daemon = self.config.daemon.clone();
+        let elsewhere = config.sockets().find(|path| {
+            path.parent()
+                .is_some_and(|parent| !self.directories.contains(parent))
+        });
+        if let Some(path) = elsewhere {
+            let error = format!(
+                "{} is in a directory that held no socket when evb started",
+                path.display()
+            );
+            return Err((error, "start evb anew, or put the socket beside the others"));
+        }
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config)
             .map_err(|error| (error.to_string(), MEND))?;
@@ -535,6 +561,7 @@ impl Daemon {
 
     /// Closes all sockets and waits for their sessions.
     async fn stop(&mut self, news: &mut mpsc::UnboundedReceiver<Event>) {
+        self.reload = None;
         if let Err(error) = self.retire(&Config::default()) {
             log::error!("{error}");
         }

@@ -291,19 +291,33 @@ impl World {
         }
     }
 
-    /// Removes a port and all that its relay has learned of it.
-    pub fn remove_port(&mut self, id: PortId) -> Option<PortEntry> {
+    /// Takes a port out of the world. Its slot stays taken until [`World::release`].
+    pub fn take_port(&mut self, id: PortId) -> Option<PortEntry> {
         let port = self.ports.get_mut(id.index())?.take()?;
         for worker in &port.workers {
             self.load[*worker] -= 1;
         }
+        if let Kind::Patch(Some(peer)) = &port.kind
+            && let Some(Some(other)) = self.ports.get_mut(peer.index())
+        {
+            other.kind = Kind::Patch(None);
+            other.published = None;
+        }
+        for relay in self.relays.iter_mut().flatten() {
+            relay.view = None;
+        }
+        Some(port)
+    }
+
+    /// Forgets what a relay has learned of a port that was taken out, and gives its slot away. No
+    /// worker may know the port any more.
+    pub fn release(&mut self, port: &PortEntry) {
         if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
             relay.tables.port_removed(port.slot);
             if let Some(slot) = relay.slots.get_mut(port.slot.index()) {
                 *slot = None;
             }
         }
-        Some(port)
     }
 
     /// Builds the tables of a relay after its settings or its ports' have changed.
@@ -373,7 +387,7 @@ impl World {
                     .map_while(Slot::new)
                     .zip(&relay.slots)
                     .filter(|(_, id)| {
-                        let port = id.and_then(|id| self.ports[id.index()].as_ref());
+                        let port = id.and_then(|id| self.ports.get(id.index())?.as_ref());
                         port.is_some_and(PortEntry::is_active)
                     })
                     .map(|(slot, _)| slot)
