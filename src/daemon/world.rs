@@ -231,11 +231,12 @@ impl World {
         Ok(place)
     }
 
-    /// Changes the settings of a relay. A table for more addresses starts empty.
+    /// Changes the settings of a relay. A table of another size starts with what is pinned.
     pub fn set_relay(&mut self, place: usize, config: RelayConfig) {
         if let Some(Some(relay)) = self.relays.get_mut(place) {
             if relay.config.max_entries != config.max_entries {
                 relay.fdb = Arc::new(Fdb::new(config.max_entries));
+                relay.tables.copy_pins(&relay.fdb);
             }
             relay.config = config;
         }
