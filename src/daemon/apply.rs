@@ -53,8 +53,7 @@ enum Plug {
 impl Wanted {
     /// Whether a running port can become this one without its front end noticing.
     fn keeps(&self, now: &Wanted) -> bool {
-        self.relay == now.relay
-            && self.plug == now.plug
+        self.plug == now.plug
             && self.settings.role == now.settings.role
             // The guest was told its MTU.
             && self.settings.mtu == now.settings.mtu
@@ -239,7 +238,7 @@ impl Daemon {
 
     fn stays(&self, name: &str, wanted: &BTreeMap<String, Wanted>, config: &Config) -> bool {
         match (self.wanted.0.get(name), wanted.get(name)) {
-            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&now.relay),
+            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&next.relay),
             _ => false,
         }
     }
@@ -273,12 +272,16 @@ impl Daemon {
             port: name.to_owned(),
             why,
         };
+        let relay = self.world.relay_named(&wanted.relay);
+        let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
         if let Some(id) = self.world.port_named(name) {
+            if self.world.port(id).is_some_and(|port| port.relay != relay) {
+                let moved = self.world.move_port(id, relay);
+                moved.map_err(|e| fail(e.to_string()))?;
+            }
             self.world.set_port(id, wanted.settings.clone());
             return Ok(());
         }
-        let relay = self.world.relay_named(&wanted.relay);
-        let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
             Plug::VhostUser {

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::announce;
 use crate::api::{self, Refusal, RefusalKind};
 use crate::api_types::Reloaded;
-use crate::config::{Config, Poll};
+use crate::config::{Change, Config, Poll};
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
@@ -310,13 +310,9 @@ impl Daemon {
         for (port, extra) in std::mem::take(&mut self.announcing) {
             self.announce(port, extra);
         }
-        for port in self.falling.drain(..) {
-            let (barrier, events) = (self.pool.barrier(), self.events.clone());
-            let number = self.published;
-            tokio::task::spawn_blocking(move || {
-                barrier.wait(number);
-                let _ = events.send(Event::Quiet { port });
-            });
+        for port in std::mem::take(&mut self.falling) {
+            let events = self.events.clone();
+            self.when_in_force(move || drop(events.send(Event::Quiet { port })));
         }
     }
 
@@ -480,7 +476,6 @@ impl Daemon {
         match self.begin_reload() {
             Ok(config) => {
                 self.reload = Some(Reload { config, reply });
-                self.finish_reload();
             }
             Err((error, remedy)) => {
                 log::error!("reload refused, all goes on as before:\n{error}");
@@ -517,6 +512,11 @@ impl Daemon {
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config)
             .map_err(|error| (error.to_string(), MEND))?;
+        // What was removed may be given to others only when no worker uses it any more.
+        self.publish();
+        self.closing += 1;
+        let events = self.events.clone();
+        self.when_in_force(move || drop(events.send(Event::EndpointGone)));
         Ok(config)
     }
 
@@ -531,21 +531,20 @@ impl Daemon {
         let changes = Config::diff(&self.config, &config);
         let errors = self.establish(&config);
         self.config = config;
-        let answer = if errors.is_empty() {
-            let changes: Vec<_> = changes.iter().map(report::change).collect();
-            log::info!("reloaded; {}", changes.join("; "));
-            Ok(Reloaded { changes })
-        } else {
-            let text = errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n");
-            log::error!("reloaded in part:\n{text}");
-            let remedy = "everything else was carried out; mend this and reload again";
-            Err(Refusal::new(RefusalKind::Failed, text, remedy))
-        };
-        reply.map(|reply| reply.send(answer));
+        self.publish();
+        self.when_in_force(move || {
+            let answer = answer(&changes, &errors);
+            reply.map(|reply| reply.send(answer));
+        });
+    }
+
+    /// Does something when all workers see what was published last.
+    fn when_in_force(&self, then: impl FnOnce() + Send + 'static) {
+        let (barrier, number) = (self.pool.barrier(), self.published);
+        tokio::task::spawn_blocking(move || {
+            barrier.wait(number);
+            then();
+        });
     }
 
     /// What is due now and then.
@@ -582,4 +581,18 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Logs what came of a reload, and says it to whom asked for it.
+fn answer(changes: &[Change], errors: &[ApplyError]) -> Result<Reloaded, Refusal> {
+    if errors.is_empty() {
+        let changes: Vec<_> = changes.iter().map(report::change).collect();
+        log::info!("reloaded; {}", changes.join("; "));
+        return Ok(Reloaded { changes });
+    }
+    let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let text = text.join("\n");
+    log::error!("reloaded in part:\n{text}");
+    let remedy = "everything else was carried out; mend this and reload again";
+    Err(Refusal::new(RefusalKind::Failed, text, remedy))
 }

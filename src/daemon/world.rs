@@ -123,6 +123,17 @@ pub enum WorldError {
     TooManySlots,
 }
 
+impl RelayEntry {
+    /// A slot for a port, without anything left of the port that had it before: workers may have
+    /// learned more from that one after it was removed.
+    fn vacant_slot(&mut self) -> Result<Slot, WorldError> {
+        let place = free_place(&mut self.slots);
+        let slot = Slot::new(place).ok_or(WorldError::TooManySlots)?;
+        self.tables.port_down(slot);
+        Ok(slot)
+    }
+}
+
 impl World {
     /// Nothing, for `worker_count` workers.
     pub fn new(worker_count: usize) -> Self {
@@ -215,11 +226,12 @@ impl World {
         Ok(place)
     }
 
-    /// Changes the settings of a relay. A table for more addresses starts empty.
+    /// Changes the settings of a relay. A table of another size starts with what is pinned.
     pub fn set_relay(&mut self, place: usize, config: RelayConfig) {
         if let Some(Some(relay)) = self.relays.get_mut(place) {
             if relay.config.max_entries != config.max_entries {
                 relay.fdb = Arc::new(Fdb::new(config.max_entries));
+                relay.tables.copy_pins(&relay.fdb);
             }
             relay.config = config;
         }
@@ -248,9 +260,8 @@ impl World {
         let Some(Some(entry)) = self.relays.get_mut(relay) else {
             return Err(WorldError::TooManySlots);
         };
-        let slot_place = free_place(&mut entry.slots);
-        let slot = Slot::new(slot_place).ok_or(WorldError::TooManySlots)?;
-        entry.slots[slot_place] = Some(id);
+        let slot = entry.vacant_slot()?;
+        entry.slots[slot.index()] = Some(id);
         let pairs = match &kind {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
@@ -270,6 +281,26 @@ impl World {
             published: None,
         });
         Ok(id)
+    }
+
+    /// Takes a port to another relay, which knows nothing of it yet.
+    pub fn move_port(&mut self, id: PortId, relay: usize) -> Result<(), WorldError> {
+        let Some(Some(port)) = self.ports.get_mut(id.index()) else {
+            return Ok(());
+        };
+        let Some(Some(next)) = self.relays.get_mut(relay) else {
+            return Err(WorldError::TooManySlots);
+        };
+        let slot = next.vacant_slot()?;
+        next.slots[slot.index()] = Some(id);
+        if let Some(Some(last)) = self.relays.get_mut(port.relay) {
+            last.tables.port_removed(port.slot);
+            last.slots[port.slot.index()] = None;
+        }
+        let config = port.bridge.config().clone();
+        port.bridge = relay::Port::new(config, Arc::default());
+        (port.relay, port.slot, port.published) = (relay, slot, None);
+        Ok(())
     }
 
     /// Changes what the relay is told of a port.
