@@ -196,10 +196,9 @@ impl RxRing {
         state.next = cursor;
         state.frontier = starved_at.unwrap_or(cursor.spot);
         if !chains.is_empty() {
-            let (from, to) = (state.used, format.advance(state.used, slots));
-            let slots = u64::from(slots);
-            let ticket = state.ledger.push(Range { from, to, slots });
-            state.used = to;
+            let from = state.used;
+            let ticket = state.ledger.push(Range { from, slots });
+            state.used = format.advance(from, slots);
             *held = Some(Reservation {
                 ring: self,
                 ticket,
@@ -284,8 +283,7 @@ impl RxRing {
             state.next.spot = advance(held.avail);
             state.frontier = state.next.spot;
             state.used = advance(held.used);
-            let to = state.used;
-            state.ledger.shorten(held.ticket, to, u64::from(slots));
+            state.ledger.shorten(held.ticket, slots);
             batch.chains.truncate(kept);
         } else {
             drop(state);
@@ -324,8 +322,8 @@ impl RxRing {
             state.ledger.finish(held.ticket);
             let mut slots = 0;
             while let Some(range) = state.ledger.pop() {
-                f.publish(range.from, range.to);
-                slots += range.slots;
+                f.publish(range.from, f.advance(range.from, range.slots));
+                slots += u64::from(range.slots);
             }
             self.shared.progress.add(slots);
         });

@@ -428,3 +428,9 @@ fn a_batch_may_fill_up_before_the_ring_does() {
     );
     assert_eq!(grants(&batch), [None]);
 }
+
+#[test]
+fn a_ring_is_small() {
+    use crate::virtqueue::ledger::Range;
+    assert!(size_of::<Option<(Range, bool)>>() <= 8);
+}
