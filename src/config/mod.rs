@@ -100,7 +100,7 @@ impl Config {
             let port = Port {
                 relay: DEFAULT_RELAY.to_owned(),
                 backend: Backend::Listen(path.clone()),
-                queues: convert::port::QUEUES_OF_VM,
+                queues: convert::QUEUES_OF_VM,
                 settings: PortConfig::local(Mode::Bridge, VlanConfig::Flat, Vec::new()),
             };
             if let Some(other) = config.ports.insert(name.clone(), port) {

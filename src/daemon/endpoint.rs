@@ -137,7 +137,7 @@ impl Endpoint {
             match self.privileged.connect(&path) {
                 Ok(stream) => {
                     last_error.clear();
-                    let started = tokio::time::Instant::now();
+                    pause = FIRST_RETRY;
                     if let Some(mut session) = self.serve(stream) {
                         tokio::select! {
                             _ = stopped.changed() => {
@@ -146,11 +146,6 @@ impl Endpoint {
                             }
                             () = ended(Some(&mut session)) => {}
                         }
-                    }
-                    // One that lets us in and turns us out is not asked more often than one that
-                    // is not there.
-                    if started.elapsed() > LAST_RETRY {
-                        pause = FIRST_RETRY;
                     }
                 }
                 Err(error) => {

@@ -183,11 +183,6 @@ impl World {
             .map(|(id, _)| id)
     }
 
-    /// The port in a slot of a relay.
-    pub fn port_in(&self, relay: &RelayEntry, slot: Slot) -> Option<&PortEntry> {
-        self.port((*relay.slots.get(slot.index())?)?)
-    }
-
     /// A device, to be changed; workers see the change with the next snapshot.
     pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
         let port = self.ports.get_mut(id.index())?.as_mut()?;

@@ -14,4 +14,4 @@ pub mod segment;
 pub mod vnet;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -10,8 +10,13 @@ pub mod cpu;
 pub mod eventfd;
 pub mod fdpass;
 pub mod limits;
+#[cfg(test)]
+pub mod namespace;
+pub mod node;
+pub mod packet;
 pub mod poller;
 pub mod process;
 pub mod rate_limit;
 pub mod socket;
+pub mod tun;
 pub mod zeroed;

@@ -1,1 +1,60 @@
-//! (room: uplink)
+//! Links to the outside: TAP, MACVTAP and packet sockets, all used the same way.
+//!
+//! A [`Spec`] says which device is wanted; [`open`] makes or takes it, in the process that has the
+//! capabilities, and comes back with descriptors and [`Facts`]. Those travel, and a [`Link`] is made
+//! of them where frames are forwarded.
+//!
+//! A link has one or more queues, each a non-blocking descriptor that works with edge-triggered epoll.
+//! Each call moves one frame with a virtio-net header of 12 bytes in front. Descriptors hold no
+//! pointer into the buffers given once a call returns.
+//!
+//! Threads: a [`Link`] is shared freely; a queue may even be used by two threads at once, which
+//! costs only the order of frames. Devices are opened and removed by one process at a time.
+//!
+//! This room does not know relays, guests or the configuration, and repairs no frame: what a link
+//! cannot take is told by [`Link::accepts`].
+
+mod error;
+mod link;
+mod macvtap;
+pub mod netlink;
+mod packet;
+mod spec;
+mod tap;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+
+pub use error::{LinkError, Occupied};
+pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
+pub use spec::{
+    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec,
+    macvtap_name,
+};
+
+/// A device that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it is.
+    pub facts: Facts,
+    /// What has to be undone with [`Created::remove`]; nothing for a device that was there before,
+    /// and for one that goes with its last descriptor.
+    pub created: Option<Created>,
+    /// One descriptor for each queue.
+    pub queues: Vec<OwnedFd>,
+}
+
+/// Makes or takes the device that `spec` describes. Blocks for a few system calls.
+///
+/// # Errors
+///
+/// Why not, and what helps; nothing that was made on the way stays.
+pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
+    spec.check()?;
+    match spec {
+        Spec::Tap(spec) => tap::open(spec),
+        Spec::Macvtap(spec) => macvtap::open(spec),
+        Spec::Packet(spec) => packet::open(spec),
+    }
+}

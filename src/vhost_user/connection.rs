@@ -13,7 +13,7 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::features::DevicePolicy;
-use super::session::{PortHost, Session};
+use super::session::{PortHost, SHARE_HINT, Session};
 use crate::frame::mac::Mac;
 use crate::sys::socket;
 
@@ -67,7 +67,7 @@ impl Connection {
     ) -> io::Result<Self> {
         // The vhost crate spins on a socket that would block.
         stream.set_nonblocking(false)?;
-        let session = Arc::new(Session::new(host, policy));
+        let session = Arc::new(Session::new(port, host, policy));
         let handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&session));
         Ok(Self {
             stream,
@@ -98,10 +98,8 @@ impl Connection {
                 && !socket::wait_readable(self.stream.as_fd(), MEMORY_HINT_MS)
             {
                 log::warn!(
-                    "port {}: the front end has a driver but hands over no memory. The guest's \
-                     memory has to be shared: for QEMU `-object memory-backend-memfd,id=mem,\
-                     size=...,share=on -machine memory-backend=mem`, for cloud-hypervisor \
-                     `--memory shared=on`",
+                    "port {}: the front end has a driver but hands over no memory, which has to be \
+                     shared. {SHARE_HINT}",
                     self.port
                 );
                 hinted = true;

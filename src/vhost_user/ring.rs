@@ -14,7 +14,7 @@ use super::features::has;
 use crate::virtqueue::{
     DirtyLog, GuestMemory, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
 };
-use crate::worker::FloodState;
+use crate::worker::QueueProgress;
 
 /// Where a ring lies, as SET_VRING_ADDR says it: addresses of the front end's own mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Running {
     /// A ring that the guest receives from.
     Rx(Arc<RxRing>),
     /// A ring that the guest sends to.
-    Tx(Arc<TxRing>, Arc<FloodState>),
+    Tx(Arc<TxRing>, Arc<QueueProgress>),
 }
 
 /// What all rings of a device share.
@@ -60,7 +60,7 @@ pub struct Vring {
     pub size: Option<u16>,
     pub addresses: Option<Addresses>,
     /// The index that a stopped ring reports: that of its last run, or what the front end set.
-    pub base: u16,
+    pub base: u32,
     pub kick: Kick,
     pub call: Option<Arc<EventFd>>,
     pub error: Option<Arc<EventFd>>,
@@ -117,8 +117,8 @@ impl Vring {
     /// Takes the ring out of use; it keeps its index and its place.
     pub fn stop(&mut self) {
         match self.running.take() {
-            Some(Running::Rx(ring)) => self.base = ring.next_avail(),
-            Some(Running::Tx(ring, _)) => self.base = ring.next_avail(),
+            Some(Running::Rx(ring)) => self.base = ring.base(),
+            Some(Running::Tx(ring, _)) => self.base = ring.base(),
             None => {}
         }
         self.kick = Kick::Stopped;

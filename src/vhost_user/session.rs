@@ -5,6 +5,7 @@
 //! returned, that is, when no worker can touch it any more.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vhost::VhostUserMemoryRegionBase;
@@ -48,6 +49,7 @@ pub enum Update {
 
 /// The state of one connection.
 pub struct Session {
+    port: String,
     host: Arc<dyn PortHost>,
     policy: DevicePolicy,
     state: Mutex<State>,
@@ -65,8 +67,8 @@ struct State {
 }
 
 impl Session {
-    /// A session that has heard nothing yet.
-    pub fn new(host: Arc<dyn PortHost>, policy: DevicePolicy) -> Self {
+    /// A session, for the port named `port`, that has heard nothing yet.
+    pub fn new(port: &str, host: Arc<dyn PortHost>, policy: DevicePolicy) -> Self {
         let vrings = (0..2 * policy.queue_pairs)
             .map(|_| Vring::default())
             .collect();
@@ -84,6 +86,7 @@ impl Session {
             failure: None,
         };
         Self {
+            port: port.to_owned(),
             host,
             policy,
             state: Mutex::new(state),
@@ -280,6 +283,15 @@ impl State {
     }
 }
 
+/// How a guest's memory is shared.
+pub const SHARE_HINT: &str = "For QEMU: `-object memory-backend-memfd,id=mem,size=...,share=on \
+     -machine memory-backend=mem`; for cloud-hypervisor: `--memory size=...,shared=on`";
+
+/// Whether all of a file is a hole.
+fn is_untouched(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.blocks() == 0)
+}
+
 /// Words for a memory region that was refused.
 fn region_name(region: &Region) -> String {
     format!(
@@ -337,6 +349,13 @@ impl VhostUserBackendReqHandler for Session {
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
         let mut state = self.state();
+        if files.iter().all(is_untouched) {
+            log::warn!(
+                "port {}: the guest's memory arrived as a file in which nothing was ever written. If \
+                 the guest runs, it writes elsewhere: its memory is private. {SHARE_HINT}",
+                self.port
+            );
+        }
         let regions: Vec<_> = regions
             .iter()
             .zip(files)
@@ -398,8 +417,8 @@ impl VhostUserBackendReqHandler for Session {
     }
 
     fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
-        // The upper half is for packed rings; the handler of a running ring keeps its place.
-        self.state().vring(index)?.base = base as u16;
+        // A running ring keeps its place, and so does one that is started again: it knows better.
+        self.state().vring(index)?.base = base;
         Ok(())
     }
 
@@ -416,7 +435,7 @@ impl VhostUserBackendReqHandler for Session {
         }
         let vring = state.vring(index)?;
         vring.kick = Kick::Stopped;
-        Ok(VhostUserVringState::new(index, vring.base.into()))
+        Ok(VhostUserVringState::new(index, vring.base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {

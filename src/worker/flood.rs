@@ -1,10 +1,32 @@
-//! A flood in progress.
+//! What a queue has begun and not ended: a flood, and frames sent in part.
 //!
 //! A frame with many receivers is copied a slice at a time, so that its sender cannot keep a worker
 //! from everybody else. Meanwhile its chain stays unused, and the copies that are left stand here.
 
 use super::frame::Frame;
 use super::route::Job;
+
+use super::ingress::BURST;
+
+/// What is under way in a queue.
+#[derive(Default)]
+pub struct Progress {
+    /// The flood that the queue is in the middle of, if any.
+    pub flood: Flood,
+    /// How many of the frames that repair makes of a frame are sent, for each chain from the oldest
+    /// that is not used.
+    pub sent: [u16; BURST],
+}
+
+impl Progress {
+    /// The oldest `count` chains are used now.
+    pub fn advance(&mut self, count: usize) {
+        let count = count.min(BURST);
+        self.flood.chain = self.flood.chain.saturating_sub(count);
+        self.sent.copy_within(count.., 0);
+        self.sent[BURST - count..].fill(0);
+    }
+}
 
 /// The copies of one frame that have not been made yet. The buffers are kept for the next flood.
 #[derive(Default)]

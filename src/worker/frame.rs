@@ -9,13 +9,13 @@ use crate::stats::DropReason;
 
 /// Bytes of a frame that are copied and classified.
 pub const HEAD: usize = 128;
-/// Room for tags that patch links add on the way.
-const GROWTH: usize = 16;
+/// Bytes of the longest head: with room for tags that patch links add on the way.
+pub const MAX_HEAD: usize = HEAD + 16;
 
 /// One form of a frame. A patch link may change its tags, which makes another form.
 #[derive(Clone)]
 pub struct Frame {
-    /// Which chain of the burst holds the bytes behind the head.
+    /// Which chain, or which buffer, of the burst holds the bytes behind the head.
     pub chain: usize,
     /// The virtio-net header, checked.
     pub vnet: VnetHeader,
@@ -25,9 +25,9 @@ pub struct Frame {
     pub len: usize,
     /// Longest frame on the wire that a GSO frame stands for; `None` for others.
     pub segment_len: Option<u32>,
-    /// Where the part that is not in the head begins, counted in the bytes of the chain.
+    /// Where the part that is not in the head begins, counted in the bytes of the chain or buffer.
     pub rest_at: usize,
-    head: [u8; HEAD + GROWTH],
+    head: [u8; MAX_HEAD],
     head_len: usize,
 }
 
@@ -57,7 +57,7 @@ impl Frame {
         rest_at: usize,
     ) -> Result<Self, DropReason> {
         let header = ethernet::parse(head)?;
-        let mut bytes = [0; HEAD + GROWTH];
+        let mut bytes = [0; MAX_HEAD];
         bytes[..head.len()].copy_from_slice(head);
         let segment_len = vnet.max_segment_len();
         Ok(Self {

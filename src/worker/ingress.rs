@@ -2,12 +2,13 @@
 
 use super::Fault;
 use super::count;
-use super::egress::{Egress, Outcome, Patience};
-use super::flood::Flood;
+use super::egress::{Burst, Egress, Outcome, Patience};
+use super::flood::{Flood, Progress};
 use super::frame::{Frame, HEAD};
 use super::lock;
+use super::payload::Payload;
 use super::route::Routes;
-use super::snapshot::{PortId, Snapshot};
+use super::snapshot::{Port, PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::{DropReason, PortCounters};
@@ -37,8 +38,10 @@ pub enum Turn {
 /// The buffers of one worker's frame path.
 #[derive(Default)]
 pub struct Path {
-    routes: Routes,
-    egress: Egress,
+    pub(super) routes: Routes,
+    pub(super) egress: Egress,
+    /// What links are read into.
+    pub(super) buffers: Vec<Vec<u8>>,
     /// Receivers found broken in this turn.
     pub failed: Vec<(PortId, Fault)>,
 }
@@ -70,23 +73,15 @@ impl Path {
         let Some(mut guard) = queue.ring.try_lock() else {
             return Turn::Busy;
         };
-        let mut flood = lock(&queue.flood.0);
+        let mut under_way = lock(&queue.progress.0);
+        let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
             Ok(0) => return Turn::Idle,
             Ok(taken) => taken,
-            Err(error) => return Turn::Failed(error.into()),
+            Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
         };
-        let mut burst = Burst {
-            counters: &port.counters[at.worker],
-            snapshot,
-            worker: at.worker,
-            failed: &mut self.failed,
-            waiting: 0,
-            sole: 0,
-            flooded: 0,
-            sent: [(NOBODY, 0); BURST],
-        };
+        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, Some(sent));
         self.routes.clear();
         let end = if flood.is_active() {
             flood.chain.min(taken)
@@ -102,7 +97,7 @@ impl Path {
             let first = self.routes.jobs.len();
             match read_frame(&batch, chain, rings.header_len) {
                 Ok(frame) => {
-                    burst.sent[chain] = (frame.header.dst, frame.len);
+                    tally.sent[chain] = (frame.header.dst, frame.len);
                     let forms = self.routes.frames.len();
                     self.routes
                         .add(snapshot, id, frame, at.now_s, |port, reason| {
@@ -110,52 +105,39 @@ impl Path {
                         });
                     let copies = self.routes.jobs.len() - first;
                     if copies == 1 {
-                        burst.sole |= 1 << chain;
+                        tally.sole |= 1 << chain;
                     } else if copies > 1 && self.routes.jobs.len() > SLICE {
-                        begin_flood(
-                            &mut flood,
-                            &mut self.routes,
-                            (first, forms),
-                            (chain, &batch),
-                        );
-                        burst.flooded = 1 << chain;
+                        begin_flood(flood, &mut self.routes, (first, forms), (chain, &batch));
+                        tally.flooded = 1 << chain;
                         break;
                     }
                 }
                 Err(reason) => {
-                    burst.sent[chain] = (NOBODY, batch.chains()[chain].len as usize);
-                    burst.counters.drop_frames(reason, 1);
+                    tally.sent[chain] = (NOBODY, batch.chains()[chain].len as usize);
+                    tally.counters.drop_frames(reason, 1);
                 }
             }
         }
-        let sole = burst.sole;
-        let at_flood = burst.flooded;
-        self.egress.deliver(
-            (snapshot, at.worker),
-            (&self.routes.frames, &self.routes.jobs),
-            &batch,
-            |frame| sole & 1 << frame.chain != 0,
-            at.patience,
-            &mut burst,
-        );
-        finished &= !(burst.waiting | at_flood);
+        let at_flood = tally.flooded;
+        let burst = Burst {
+            frames: &self.routes.frames,
+            jobs: &self.routes.jobs,
+            payload: Payload::Chains(&batch),
+            sole: tally.sole,
+        };
+        let here = (snapshot, at.worker);
+        self.egress.deliver(here, burst, at.patience, &mut tally);
+        finished &= !(tally.waiting | at_flood);
         for chain in bits(finished) {
-            let (dst, len) = burst.sent[chain];
-            count::tx(burst.counters, dst, len);
+            let (dst, len) = tally.sent[chain];
+            count::tx(tally.counters, dst, len);
             guard.finish(chain);
         }
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
-            continue_flood(
-                &mut self.egress,
-                &mut flood,
-                &mut guard,
-                &batch,
-                &mut burst,
-                at,
-            );
+            continue_flood(&mut self.egress, flood, &mut guard, &batch, &mut tally, at);
         }
         let consumed = usize::from(guard.publish());
-        flood.chain = flood.chain.saturating_sub(consumed);
+        under_way.advance(consumed);
         drop(guard);
         if consumed > 0 && queue.ring.notify() {
             port.counters[at.worker].calls(1);
@@ -182,26 +164,15 @@ impl Path {
             Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
             Err(reason) => drop_frame(id, reason),
         }
-        let mut burst = Burst {
-            counters: &port.counters[at.worker],
-            snapshot,
-            worker: at.worker,
-            failed: &mut self.failed,
-            waiting: 0,
+        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, None);
+        let burst = Burst {
+            frames: &self.routes.frames,
+            jobs: &self.routes.jobs,
+            payload: Payload::Buffers(&[]),
             sole: 0,
-            flooded: 0,
-            sent: [(NOBODY, 0); BURST],
         };
-        let (frames, jobs) = (&self.routes.frames, &self.routes.jobs);
-        let (here, batch) = ((snapshot, at.worker), TxBatch::new());
-        self.egress.deliver(
-            here,
-            (frames, jobs),
-            &batch,
-            |_| false,
-            at.patience,
-            &mut burst,
-        );
+        let here = (snapshot, at.worker);
+        self.egress.deliver(here, burst, at.patience, &mut tally);
     }
 }
 
@@ -211,7 +182,7 @@ fn continue_flood(
     flood: &mut Flood,
     guard: &mut TxGuard<'_>,
     batch: &TxBatch<'_>,
-    burst: &mut Burst<'_>,
+    tally: &mut Tally<'_>,
     at: Moment,
 ) {
     let chain = flood.chain;
@@ -224,23 +195,28 @@ fn continue_flood(
         let slice = flood.made..flood.jobs.len().min(flood.made + SLICE);
         flood.made = slice.end;
         let jobs = &flood.jobs[slice];
-        let clock = at.patience;
-        let here = (burst.snapshot, at.worker);
-        egress.deliver(here, (&flood.frames, jobs), batch, |_| false, clock, burst);
+        let burst = Burst {
+            frames: &flood.frames,
+            jobs,
+            payload: Payload::Chains(batch),
+            sole: 0,
+        };
+        let here = (tally.snapshot, at.worker);
+        egress.deliver(here, burst, at.patience, tally);
     } else {
-        burst.counters.drop_frames(DropReason::BadChain, 1);
+        tally.counters.drop_frames(DropReason::BadChain, 1);
         flood.clear();
     }
     if !flood.is_active() {
         if let Some(frame) = flood.frames.first() {
-            count::tx(burst.counters, frame.header.dst, frame.len);
+            count::tx(tally.counters, frame.header.dst, frame.len);
         }
         flood.clear();
         guard.finish(chain);
     }
 }
 
-/// Moves the copies of the last frame out of the burst. None of them is made yet, so frames before
+/// Moves the copies of the last frame out of the tally. None of them is made yet, so frames before
 /// it keep their place.
 fn begin_flood(
     flood: &mut Flood,
@@ -282,7 +258,7 @@ fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Fr
     Frame::new(chain, vnet, head, len, header_len + head.len())
 }
 
-fn drop_at(snapshot: &Snapshot, worker: usize, port: PortId, reason: DropReason) {
+pub(super) fn drop_at(snapshot: &Snapshot, worker: usize, port: PortId, reason: DropReason) {
     if let Some(port) = snapshot.port(port) {
         port.counters[worker].drop_frames(reason, 1);
     }
@@ -300,11 +276,13 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 /// What is known of the frames of a burst, each chain being one bit or place.
-struct Burst<'a> {
+pub(super) struct Tally<'a> {
     counters: &'a PortCounters,
     snapshot: &'a Snapshot,
     worker: usize,
     failed: &'a mut Vec<(PortId, Fault)>,
+    /// How far frames came that were sent in part; none for frames that do not wait.
+    progress: Option<&'a mut [u16; BURST]>,
     /// Chains whose frame waits for its receiver.
     waiting: u64,
     /// Chains whose frame has one receiver.
@@ -315,13 +293,43 @@ struct Burst<'a> {
     sent: [(Mac, usize); BURST],
 }
 
-impl Outcome for Burst<'_> {
+impl<'a> Tally<'a> {
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        port: &'a Port,
+        worker: usize,
+        failed: &'a mut Vec<(PortId, Fault)>,
+        progress: Option<&'a mut [u16; BURST]>,
+    ) -> Self {
+        Self {
+            counters: &port.counters[worker],
+            snapshot,
+            worker,
+            failed,
+            progress,
+            waiting: 0,
+            sole: 0,
+            flooded: 0,
+            sent: [(NOBODY, 0); BURST],
+        }
+    }
+}
+
+impl Outcome for Tally<'_> {
     fn dropped(&mut self, port: PortId, reason: DropReason) {
         drop_at(self.snapshot, self.worker, port, reason);
     }
 
-    fn wait(&mut self, chain: usize) {
+    fn wait(&mut self, chain: usize, sent: usize) {
         self.waiting |= 1 << chain;
+        if let Some(progress) = &mut self.progress {
+            progress[chain] = sent as u16;
+        }
+    }
+
+    fn sent(&self, chain: usize) -> usize {
+        let progress = self.progress.as_ref();
+        progress.map_or(0, |progress| progress[chain].into())
     }
 
     fn failed(&mut self, port: PortId, error: Fault) {

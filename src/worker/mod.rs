@@ -9,7 +9,12 @@ mod egress;
 mod flood;
 mod frame;
 mod ingress;
+mod link_in;
+mod link_out;
+mod mend;
+mod payload;
 pub mod quiescence;
+mod ring_out;
 mod route;
 mod snapshot;
 mod sync;
@@ -24,9 +29,11 @@ use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::sys::cpu;
-use crate::virtqueue::RingError;
+use crate::virtqueue::{GuestMemory, RingError};
 use quiescence::Quiescence;
-pub use snapshot::{Attachment, FloodState, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
+pub use snapshot::{
+    Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
+};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +67,22 @@ pub struct Settings {
 pub enum Fault {
     /// One of its rings is broken.
     #[error(transparent)]
-    Ring(#[from] RingError),
+    Ring(RingError),
     /// The file behind its memory became shorter than what was mapped of it.
     #[error("the guest's memory file was truncated while it was in use")]
     Memory,
+}
+
+impl Fault {
+    /// What lies behind an error of a ring: memory that was taken away reads as zeros, in which no
+    /// ring makes sense.
+    fn of(error: RingError, memory: &GuestMemory) -> Self {
+        if memory.poisoned() {
+            Self::Memory
+        } else {
+            Self::Ring(error)
+        }
+    }
 }
 
 /// What a worker tells the daemon.

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::flood::Flood;
+use super::flood::Progress;
 use crate::frame::offloads::Offloads;
 use crate::relay::{PortSet, Relay, Slot};
 use crate::stats::PortCounters;
+use crate::uplink::Link;
 use crate::virtqueue::{RxRing, TxRing};
 
 /// Index of a port in a [`Snapshot`]; stays the same for as long as the port exists.
@@ -88,6 +89,8 @@ pub enum Attachment {
     Rings(Arc<PortRings>),
     /// The other end of a cable between two relays.
     Patch(PortId),
+    /// A device of the host; `None` while it is away.
+    Link(Option<Arc<Link>>),
 }
 
 impl Attachment {
@@ -96,7 +99,16 @@ impl Attachment {
     pub fn rings(&self) -> Option<&PortRings> {
         match self {
             Self::Rings(rings) => Some(rings),
-            Self::Patch(_) => None,
+            Self::Patch(_) | Self::Link(_) => None,
+        }
+    }
+
+    /// The device of a port that has one.
+    #[inline]
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::Link(link) => link.as_ref(),
+            Self::Rings(_) | Self::Patch(_) => None,
         }
     }
 }
@@ -144,8 +156,8 @@ pub struct TxQueue {
     pub kick: Option<Arc<EventFd>>,
     /// Tells the front end that the ring was stopped because of an error.
     pub error: Option<Arc<EventFd>>,
-    /// A flood whose receivers have not all been served.
-    pub(super) flood: Arc<FloodState>,
+    /// What is begun and not ended.
+    pub(super) progress: Arc<QueueProgress>,
 }
 
 impl TxQueue {
@@ -155,26 +167,26 @@ impl TxQueue {
         ring: Arc<TxRing>,
         kick: Option<Arc<EventFd>>,
         error: Option<Arc<EventFd>>,
-        flood: Arc<FloodState>,
+        progress: Arc<QueueProgress>,
     ) -> Self {
         Self {
             pair,
             ring,
             kick,
             error,
-            flood,
+            progress,
         }
     }
 }
 
-/// The flood that a queue is in the middle of, if any. It belongs to the queue for as long as its
+/// What a queue has begun and not ended. It belongs to the queue for as long as its
 /// ring runs, whatever else about the queue changes.
 #[derive(Default)]
-pub struct FloodState(pub(super) Mutex<Flood>);
+pub struct QueueProgress(pub(super) Mutex<Progress>);
 
-impl fmt::Debug for FloodState {
+impl fmt::Debug for QueueProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FloodState").finish_non_exhaustive()
+        f.debug_struct("QueueProgress").finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@
 //! cost, however many cold ones there are.
 
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -15,9 +16,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
-use super::snapshot::{PortId, Snapshot, TxQueue};
+use super::snapshot::{Attachment, PortId, Snapshot};
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::poller::Poller;
+use crate::uplink::Link;
 use crate::virtqueue::TxRing;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
@@ -27,13 +29,57 @@ const LOOK_EVERY_MS: i32 = 1;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
 
+/// Where the frames of a queue come from.
+enum Source {
+    /// A guest's ring; without a kick it is looked at again and again.
+    Ring {
+        ring: Arc<TxRing>,
+        kick: Option<Arc<EventFd>>,
+    },
+    /// A queue of a device of the host.
+    Link(Arc<Link>),
+}
+
+impl Source {
+    /// The descriptor that becomes readable when there is something to do.
+    fn event(&self, index: usize) -> Option<RawFd> {
+        match self {
+            Self::Ring { kick, .. } => kick.as_ref().map(|kick| kick.as_raw_fd()),
+            Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// Whether the same descriptor announces work of both.
+    fn wakes_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ring { kick: Some(a), .. }, Self::Ring { kick: Some(b), .. }) => {
+                Arc::ptr_eq(a, b)
+            }
+            (Self::Ring { kick: None, .. }, Self::Ring { kick: None, .. }) => true,
+            _ => self.is(other),
+        }
+    }
+
+    /// Whether both are the same object.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ring { ring: a, .. }, Self::Ring { ring: b, .. }) => Arc::ptr_eq(a, b),
+            (Self::Link(a), Self::Link(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    fn is_kickless(&self) -> bool {
+        matches!(self, Self::Ring { kick: None, .. })
+    }
+}
+
 /// One of the queues that this worker serves.
 struct Local {
     port: PortId,
     /// Its place among the transmit rings of the port.
     index: usize,
-    ring: Arc<TxRing>,
-    kick: Option<Arc<EventFd>>,
+    source: Source,
     hot: bool,
     busy_ns: u64,
     /// Still in the newest snapshot.
@@ -134,7 +180,11 @@ impl Worker {
                 self.hot.swap_remove(place);
                 continue;
             };
-            let turn = self.path.turn(&self.snapshot, local.port, local.index, at);
+            let (snapshot, port, index) = (&self.snapshot, local.port, local.index);
+            let turn = match &local.source {
+                Source::Ring { .. } => self.path.turn(snapshot, port, index, at),
+                Source::Link(_) => self.path.link_turn(snapshot, port, index, at),
+            };
             let stays = match turn {
                 Turn::Busy => {
                     local.busy_ns = now_ns;
@@ -142,7 +192,7 @@ impl Worker {
                 }
                 Turn::Idle => {
                     let idle_ns = now_ns.saturating_sub(local.busy_ns);
-                    !self.shared.settings.polling.cools(idle_ns) || has_work(&local.ring)
+                    !self.shared.settings.polling.cools(idle_ns) || has_work(&local.source)
                 }
                 Turn::Failed(error) => {
                     let port = local.port;
@@ -183,7 +233,7 @@ impl Worker {
             .locals
             .iter()
             .flatten()
-            .any(|local| local.kick.is_none());
+            .any(|local| local.source.is_kickless());
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
         let timeout = if kickless { LOOK_EVERY_MS } else { -1 };
@@ -193,7 +243,7 @@ impl Worker {
             for token in 0..self.locals.len() {
                 if self.locals[token]
                     .as_ref()
-                    .is_some_and(|local| local.kick.is_none())
+                    .is_some_and(|local| local.source.is_kickless())
                 {
                     self.heat(token);
                 }
@@ -226,7 +276,9 @@ impl Worker {
         local.hot = true;
         local.busy_ns = now_ns;
         self.hot.push(token);
-        if let Some(mut ring) = local.ring.try_lock() {
+        if let Source::Ring { ring, .. } = &local.source
+            && let Some(mut ring) = ring.try_lock()
+        {
             ring.disable_kicks();
         }
     }
@@ -251,14 +303,25 @@ impl Worker {
         let snapshot = Arc::clone(&self.snapshot);
         for (id, port) in snapshot.ports.iter().enumerate() {
             let Some(port) = port else { continue };
-            let Some(rings) = port.attachment.rings() else {
-                continue;
-            };
-            for (index, queue) in rings.tx.iter().enumerate() {
-                if port.workers.get(usize::from(queue.pair)) == Some(&self.number) {
-                    let id = PortId(id as u16);
-                    self.adopt_queue(id, index, queue);
+            let id = PortId(id as u16);
+            let number = self.number;
+            let mine = |pair: usize| port.workers.get(pair) == Some(&number);
+            match &port.attachment {
+                Attachment::Rings(rings) => {
+                    for (index, queue) in rings.tx.iter().enumerate() {
+                        if mine(queue.pair.into()) {
+                            let (ring, kick) = (Arc::clone(&queue.ring), queue.kick.clone());
+                            self.adopt_queue(id, queue.pair, index, Source::Ring { ring, kick });
+                        }
+                    }
                 }
+                Attachment::Link(Some(link)) => {
+                    for index in (0..link.queues().len()).filter(|index| mine(*index)) {
+                        let source = Source::Link(Arc::clone(link));
+                        self.adopt_queue(id, index as u16, index, source);
+                    }
+                }
+                Attachment::Link(None) | Attachment::Patch(_) => {}
             }
         }
         for token in 0..self.locals.len() {
@@ -274,25 +337,19 @@ impl Worker {
         self.hot.retain(|&token| locals[token].is_some());
     }
 
-    fn adopt_queue(&mut self, port: PortId, index: usize, queue: &TxQueue) {
-        let (pair, kick) = (queue.pair, queue.kick.as_ref());
+    fn adopt_queue(&mut self, port: PortId, pair: u16, index: usize, source: Source) {
         if let Some(&token) = self.places.get(&(port, pair)) {
-            if let Some(Some(local)) = self.locals.get_mut(token) {
-                let same = match (&local.kick, kick) {
-                    (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                    (None, None) => true,
-                    _ => false,
-                };
-                if same {
-                    local.index = index;
-                    local.current = true;
-                    if !Arc::ptr_eq(&local.ring, &queue.ring) {
-                        local.ring = Arc::clone(&queue.ring);
-                        // It may have work that nobody will announce again.
-                        self.heat(token);
-                    }
-                    return;
+            if let Some(Some(local)) = self.locals.get_mut(token)
+                && local.source.wakes_like(&source)
+            {
+                local.index = index;
+                local.current = true;
+                if !local.source.is(&source) {
+                    local.source = source;
+                    // It may have work that nobody will announce again.
+                    self.heat(token);
                 }
+                return;
             }
             self.drop_local(token);
             self.hot.retain(|&hot| hot != token);
@@ -302,20 +359,15 @@ impl Worker {
         if free.is_none() {
             self.locals.push(None);
         }
-        if let Some(kick) = kick
-            && let Err(error) = self.poller.add(&**kick, token as u64)
+        if let Some(event) = source.event(index)
+            && let Err(error) = self.poller.add(&event, token as u64)
         {
-            log::error!(
-                "worker {}: cannot watch a kick descriptor: {error}",
-                self.number
-            );
+            log::error!("worker {}: cannot watch a queue: {error}", self.number);
         }
-        let (ring, kick) = (Arc::clone(&queue.ring), kick.cloned());
         self.locals[token] = Some(Local {
             port,
             index,
-            ring,
-            kick,
+            source,
             hot: false,
             busy_ns: 0,
             current: true,
@@ -325,15 +377,11 @@ impl Worker {
     }
 
     fn drop_local(&mut self, token: usize) {
-        if let Some(Local {
-            kick: Some(kick), ..
-        }) = self.locals[token].take()
-            && let Err(error) = self.poller.remove(&*kick)
+        if let Some(local) = self.locals[token].take()
+            && let Some(event) = local.source.event(local.index)
+            && let Err(error) = self.poller.remove(&event)
         {
-            log::error!(
-                "worker {}: cannot unwatch a kick descriptor: {error}",
-                self.number
-            );
+            log::error!("worker {}: cannot unwatch a queue: {error}", self.number);
         }
     }
 
@@ -343,11 +391,16 @@ impl Worker {
 }
 
 /// Lets the guest kick again; whether it has sent something meanwhile.
-fn has_work(ring: &TxRing) -> bool {
-    // A broken ring shows in the next turn, so it keeps its place for one more; one that another
-    // worker holds is on its way to that worker.
-    ring.try_lock()
-        .is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true))
+fn has_work(source: &Source) -> bool {
+    match source {
+        // A broken ring shows in the next turn, so it keeps its place for one more; one that another
+        // worker holds is on its way to that worker.
+        Source::Ring { ring, .. } => ring
+            .try_lock()
+            .is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true)),
+        // It was read until it was empty; what comes from then on is an event of its own.
+        Source::Link(_) => false,
+    }
 }
 
 impl Polling {

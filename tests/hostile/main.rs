@@ -51,7 +51,7 @@ impl Scene {
     /// Broadcasts that the villain must get too, and the other good guest swallows.
     fn broadcast(&mut self, count: u32) {
         for n in 0..count {
-            let frame = eth(BROADCAST, mac(1)).number(1_000_000 + n).bytes();
+            let frame = broadcast_frame(n);
             self.a.send(&frame);
             self.b.expect_frame(&frame);
         }
@@ -88,4 +88,11 @@ impl Scene {
         self.evb.expect_fds(self.fds);
         self.evb.stop();
     }
+}
+
+/// Frame `n` of [`Scene::broadcast`], 1500 bytes long.
+fn broadcast_frame(n: u32) -> Vec<u8> {
+    let mut frame = eth(BROADCAST, mac(1)).number(1_000_000 + n).unpadded();
+    frame.resize(1500, 0);
+    frame
 }

@@ -233,6 +233,24 @@ impl Evb {
         );
     }
 
+    /// Asserts that a warning or an error comes that names this port and contains `words`.
+    pub fn expect_complaint(&self, mark: usize, port: &str, words: &[&str]) {
+        let about =
+            |level: &str, wait| self.logged_since(mark, &[&[level, port], words].concat(), wait);
+        let deadline = Instant::now() + LIMIT;
+        while !about("error", Duration::from_millis(10))
+            && !about("warn", Duration::from_millis(10))
+        {
+            let none = || {
+                format!(
+                    "no complaint about {port} with {words:?} in:\n{}",
+                    self.log()
+                )
+            };
+            assert!(Instant::now() < deadline, "{}", none());
+        }
+    }
+
     /// Descriptors that the process holds.
     pub fn fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))

@@ -11,12 +11,14 @@ pub mod evb;
 pub mod frames;
 pub mod guest;
 pub mod log;
+pub mod net;
 pub mod ring;
 
 pub use evb::{Evb, Finished};
 pub use frames::{BROADCAST, Eth, eth, mac};
 pub use guest::{Frame, Guest, GuestOptions, silence};
 pub use log::DirtyLog;
+pub use net::Net;
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@
 
 mod check;
 mod patch;
-pub(super) mod port;
+mod port;
 mod relay;
 mod settings;
 mod uplink;
@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+pub(super) use self::port::QUEUES_OF_VM;
 use self::relay::Relays;
 use self::settings::Marks;
 use self::words::{Faults, choice, number, place, socket};

@@ -105,7 +105,7 @@ fn words_of_the_daemon_and_of_relays() {
     let table = [
         (
             "[daemon]\npoll = \"busy\"\nrx_wait_us = 1\ncool_us = 1",
-            "daemon: poll, rx_wait_us, cool_us (Live)",
+            "daemon: poll, rx_wait_us, cool_us (Restart)",
         ),
         (
             "[daemon]\nworkers = 2\ncpus = [0, 1]\npoll = \"busy\"",

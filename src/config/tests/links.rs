@@ -34,7 +34,7 @@ fn kinds_of_uplink() {
     let table = [
         (
             r#"listen = "/run/up.sock""#,
-            plain(LinkKind::Listen(PathBuf::from("/run/up.sock")), 1),
+            plain(LinkKind::Listen(PathBuf::from("/run/up.sock")), 8),
         ),
         (
             "connect = \"/run/up.sock\"\nqueues = 4",

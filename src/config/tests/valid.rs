@@ -329,7 +329,7 @@ fn what_is_plugged_into_a_port() {
     let expected = [
         ("host0", &tap("evb0", "52:54:00:00:00:fe"), 1),
         ("host1", &tap("evb1", "52:54:00:00:00:ff"), 1),
-        ("vm1", &Backend::Listen(PathBuf::from("/run/vm1.sock")), 1),
+        ("vm1", &Backend::Listen(PathBuf::from("/run/vm1.sock")), 8),
         ("vm2", &Backend::Connect(PathBuf::from("/run/vm2.sock")), 4),
     ];
     assert_eq!(seen, expected);

@@ -1,0 +1,59 @@
+# What there is to do with evb; `make` alone lists it. On Debian every target installs what it misses.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# The directory of kernels and guest images.
+export EVB_LAB ?= $(CURDIR)/target/lab
+# Checks to run with `make e2e`: words in their names, as in K="migration hotplug".
+K ?=
+
+.PHONY: help build demo test e2e format lint unit docs licenses fuzz-smoke smoke images rust clean
+
+help: ## this list
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: rust ## the release build, target/release/evb
+	@cargo build --release --locked
+
+demo: images build ## two guests under QEMU talk, and one migrates: about a minute
+	@python3 -m lab demo
+
+test: format lint unit docs licenses fuzz-smoke smoke ## everything that CI runs
+
+e2e: images build ## every check with guests; K="words" picks those whose names contain one
+	@python3 -m lab e2e $(addprefix -k ,$(K))
+
+format: rust ## is the code formatted?
+	@cargo fmt --check
+
+lint: rust ## clippy, warnings are errors
+	@cargo clippy --all-targets --locked --quiet -- -D warnings
+
+unit: rust ## the tests that need no guest
+	@cargo test --locked --quiet
+
+docs: rust ## the API documentation, warnings are errors
+	@RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked --quiet
+
+licenses: rust ## licences and sources of the dependencies
+	@if cargo deny --version > /dev/null 2>&1; then cargo deny --log-level error check licenses bans sources; \
+	else echo 'SKIPPED licences: cargo install --locked cargo-deny'; fi
+
+fuzz-smoke: rust ## a moment of each fuzz target
+	@if [[ -x fuzz/smoke ]]; then fuzz/smoke; fi
+
+smoke: images build ## the quicker half of the checks with guests
+	@python3 -m lab smoke
+
+images: ## the guests' kernel and images, in target/lab
+	@lab/deps.sh lab
+	@lab/images.sh $(EVB_LAB)
+
+rust:
+	@lab/deps.sh rust
+
+clean: ## remove everything that was built
+	@rm -rf target $(EVB_LAB)

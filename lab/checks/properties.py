@@ -1,0 +1,90 @@
+"""Every combination of the device's properties, each with guests that accept what is offered."""
+from itertools import product
+
+from ..guest import mac, nic
+from ..runner import check
+
+PROPERTIES = ('mrg_rxbuf', 'event_idx', 'indirect_desc')
+
+
+def _combinations():
+    """Each on/off combination for the probing guest, its opposite for the echoing one, and both modern
+    and legacy registers: QEMU's order of negotiation for all of them."""
+    for legacy, values in product((False, True), product((True, False), repeat=len(PROPERTIES))):
+        on = {p for p, v in zip(PROPERTIES, values) if v}
+        yield ('legacy' if legacy else 'modern') + ''.join(f',{p}' for p in PROPERTIES if p in on), (on, legacy)
+
+
+def _properties(on, legacy):
+    registers = 'disable-modern=on,disable-legacy=off' if legacy else 'disable-legacy=on'
+    return ','.join([registers, *(f'{p}={"on" if p in on else "off"}' for p in PROPERTIES)])
+
+
+def _probe(lab, on, legacy, other_on, more=''):
+    """Frames of every length go from one bare-metal guest to another and come back: none lost, none changed."""
+    evb = lab.evb('probe', 'echo')
+    echo = lab.bare('echo', nic(evb.socket('echo'), mac(2), _properties(other_on, legacy) + more),
+                    accept=other_on, legacy=legacy)
+    echo_has = echo.negotiated()
+    echo.echoing()
+    probe = lab.bare('probe', nic(evb.socket('probe'), mac(1), _properties(on, legacy) + more), accept=on,
+                     words='role=probe peer=525400000002 frames=600', legacy=legacy)
+    version = set() if legacy else {'version_1'}
+    assert probe.negotiated() - {'in_order'} == on | version
+    assert echo_has - {'in_order'} == other_on | version
+    sent, lost, bad = probe.probed()
+    assert (lost, bad) == (0, 0), f'{sent} frames: {lost} lost, {bad} wrong'
+    return f'{sent} frames'
+
+
+@check(smoke=True, cases=dict(_combinations()))
+def bare(lab, on, legacy):
+    """Frames of every length to an echoing guest and back, with these features on, the others off."""
+    return _probe(lab, on, legacy, set(PROPERTIES) - on)
+
+
+@check(cases={'on': ('on',), 'off': ('off',)})
+def in_order(lab, value):
+    """The same with VIRTIO_F_IN_ORDER offered by QEMU, and not."""
+    everything = set(PROPERTIES)
+    return _probe(lab, everything, False, everything, f',in_order={value}')
+
+
+@check(cases={
+    'plain': ('mrg_rxbuf=off,event_idx=off,indirect_desc=off', {'mrg_rxbuf', 'event_idx', 'indirect_desc'}),
+    'no_mrg_rxbuf': ('mrg_rxbuf=off', {'mrg_rxbuf'}),
+    'no_event_idx': ('event_idx=off', {'event_idx'}),
+    'no_offloads': ('csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,'
+                    'host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off',
+                    {'csum', 'guest_csum', 'guest_tso4', 'host_tso4'}),
+    'large_rings': ('rx_queue_size=1024,tx_queue_size=1024', set()),
+    'legacy': ('disable-modern=on,disable-legacy=off', {'version_1'}),
+    'legacy_no_mrg_rxbuf': ('disable-modern=on,disable-legacy=off,mrg_rxbuf=off', {'version_1', 'mrg_rxbuf'}),
+})
+def linux(lab, props, absent):
+    """A Linux guest with these properties and one with the usual ones: ping, TCP, a file both ways."""
+    evb = lab.evb('a', 'b')
+    a, b = lab.two_guests(evb, props, '')
+    assert not a.negotiated() & absent, a.negotiated()
+    sent, answered = a.ping('10.0.0.2', 20, size=1400)
+    assert sent == answered, f'{answered} of {sent} pings answered'
+    a.send_file(b, '10.0.0.2')
+    b.send_file(a, '10.0.0.1')
+    b.serve_tcp()
+    return f'{a.tcp("10.0.0.2", 2)} Mbit/s out, {a.tcp("10.0.0.2", 2, "-R")} Mbit/s in'
+
+
+@check(cases={'1': (1,), '4': (4,)})
+def multiqueue(lab, queues):
+    """`mq=on` with this many queue pairs; parallel streams use all of them."""
+    evb = lab.evb('a', 'b', config='[[relay]]\nname = "net"\n' + ''.join(
+        f'[[port]]\nname = "{p}"\nrelay = "net"\nlisten = "{{dir}}/{p}.sock"\nqueues = {queues}\n' for p in 'ab'))
+    a, b = lab.two_guests(evb, queues=queues, cpus=2)
+    b.serve_tcp()
+    rate = a.tcp('10.0.0.2', 4, f'-P {4 * queues}')
+    a.send_file(b, '10.0.0.2')
+    if queues > 1:
+        used = [int(n) for n in b.check(r"ethtool -S eth0 | sed -nE 's/^ *rx_?queue_?[0-9]+_packets: //p;"
+                                        r"s/^ *rx[0-9]+_packets: //p'").split()]
+        assert len([n for n in used if n > 20]) == queues, f'frames by receive queue: {used}'
+    return f'{rate} Mbit/s over {4 * queues} streams'

@@ -1,0 +1,102 @@
+#!/bin/bash
+# deps.sh rust|lab|update: brings what a build, or the lab, needs on Debian; silent when all is there.
+# It installs packages as root, or with sudo; elsewhere than on Debian it says what is missing.
+set -euo pipefail
+say() { echo "deps: $*" >&2; }
+PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
+toolchain=1.95
+
+as_root() {
+  if ((EUID == 0)); then "$@"
+  elif command -v sudo > /dev/null; then sudo "$@"
+  else say "this needs root, and there is no sudo: $*"; exit 1
+  fi
+}
+
+# apt, quietly; the output is shown where it fails.
+apt_get() {
+  local log rc=0
+  log=$(mktemp)
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 "$@" > "$log" 2>&1 < /dev/null || rc=$?
+  ((rc == 0)) || cat "$log" >&2
+  rm -f "$log"
+  return $rc
+}
+
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -q '^installed'; }
+
+# install [-t SUITE] PACKAGE...: those that are missing.
+install() {
+  local suite=() missing=() p
+  if [[ $1 == -t ]]; then suite=(-t "$2"); shift 2; fi
+  for p in "$@"; do installed "$p" || missing+=("$p"); done
+  ((${#missing[@]})) || return 0
+  command -v apt-get > /dev/null || { say "no apt-get here; these Debian packages are needed: ${missing[*]}"; exit 1; }
+  say "installing ${missing[*]}"
+  apt_get install --no-install-recommends "${suite[@]}" "${missing[@]}" ||
+    { apt_get update && apt_get install --no-install-recommends "${suite[@]}" "${missing[@]}"; }
+}
+
+# QEMU: 9.2 or later, for reconnect-ms. Debian 12 has it in bookworm-backports.
+qemu_new_enough() {
+  local v
+  v=$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+  [[ $v ]] || return 1
+  local major minor
+  read -r major minor <<< "$v"
+  ((major > 9 || (major == 9 && minor >= 2)))
+}
+
+qemu() {
+  qemu_new_enough && return
+  if [[ $(. /etc/os-release; echo "${VERSION_CODENAME:-}") == bookworm ]]; then
+    if ! apt-cache policy | grep -q bookworm-backports; then
+      say "adding bookworm-backports to apt's sources, for QEMU"
+      as_root tee /etc/apt/sources.list.d/bookworm-backports.sources > /dev/null <<'S'
+Types: deb
+URIs: http://deb.debian.org/debian
+Suites: bookworm-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+S
+      apt_get update
+    fi
+    say "installing QEMU from bookworm-backports"
+    apt_get install --no-install-recommends -t bookworm-backports qemu-system-x86
+  else
+    say "installing QEMU"
+    apt_get install --no-install-recommends qemu-system-x86
+  fi
+  qemu_new_enough || { say "QEMU 9.2 or later is needed, and this system has none"; exit 1; }
+}
+
+rust_new_enough() {
+  local v
+  v=$(cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9]*\.[0-9]*\).*/\1/p')
+  [[ $v && $(printf '%s\n' "$toolchain" "$v" | sort -V | head -1) == "$toolchain" ]]
+}
+
+rust() {
+  # A C compiler is Rust's linker.
+  install gcc libc6-dev
+  rust_new_enough && return
+  if ! command -v rustup > /dev/null && apt-cache show rustup > /dev/null 2>&1; then install rustup; fi
+  if command -v rustup > /dev/null; then
+    say "installing Rust by rustup"
+    rustup toolchain install stable --profile minimal -c clippy -c rustfmt >&2 && rustup default stable >&2 || true
+  fi
+  rust_new_enough && return
+  say "Rust $toolchain or later is needed. Install it with rustup, https://rustup.rs:"
+  say "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  exit 1
+}
+
+case ${1:-} in
+  rust) rust ;;
+  lab)
+    qemu
+    install binutils busybox-static cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev python3 xz-utils
+    ;;
+  update) apt_get update ;;
+  *) say "usage: deps.sh rust|lab|update"; exit 2 ;;
+esac

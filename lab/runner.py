@@ -1,0 +1,92 @@
+"""Finds the checks, runs them one after the other, and says how each went."""
+import importlib
+import inspect
+import os
+import pkgutil
+import shutil
+import sys
+import time
+import traceback
+
+from . import checks
+from .lab import Lab
+from .process import IMAGES
+
+_found = {}
+
+
+def check(smoke=False, cases=None):
+    """Makes a function of a Lab a check. `smoke`: part of `make test`. `cases`: a dict of name → further
+    arguments; each becomes a check of its own. What it returns is printed beside its result."""
+    def register(function):
+        for case, args in (cases or {'': ()}).items():
+            name = function.__name__ + (f'[{case}]' if case else '')
+            _found[name] = (function, args, smoke)
+        return function
+    return register
+
+
+def load():
+    for module in pkgutil.iter_modules(checks.__path__):
+        importlib.import_module(f'{checks.__name__}.{module.name}')
+    return _found
+
+
+def paint(text, colour):
+    return f'\033[{colour}m{text}\033[0m' if sys.stdout.isatty() else text
+
+
+def _run(name, function, args):
+    """Runs one check: whether it passed, and a note about it."""
+    lab = Lab()
+    try:
+        # The block's end counts too: the daemon has to have lived until then, without a panic.
+        with lab:
+            note = function(lab, *args)
+        return True, note or ''
+    except Exception as error:
+        logs = IMAGES / 'logs' / name
+        shutil.rmtree(logs, ignore_errors=True)
+        shutil.copytree(lab.directory, logs, ignore=_only_logs)
+        (logs / 'traceback').write_text(traceback.format_exc())
+        return False, f'{_complaint(error)}\nlogs: {os.path.relpath(logs)}'
+    finally:
+        lab.remove()
+
+
+def _complaint(error):
+    """What went wrong; for an assertion without a text, its line."""
+    return str(error) or traceback.extract_tb(error.__traceback__)[-1].line or repr(error)
+
+
+def _only_logs(directory, names):
+    return [n for n in names if not os.path.isfile(os.path.join(directory, n)) or n.endswith('.cpio')]
+
+
+def run(words=(), smoke=False):
+    """Runs the checks whose name contains one of `words` (all, without words); the exit status."""
+    chosen = [(name, *what) for name, what in load().items()
+              if (not smoke or what[2]) and (not words or any(word in name for word in words))]
+    if not chosen:
+        print('no such check')
+        return 2
+    failed = 0
+    width = max(len(name) for name, *_ in chosen)
+    for name, function, args, _ in chosen:
+        print(f'{name:{width}}  ', end='', flush=True)
+        begin = time.monotonic()
+        passed, note = _run(name, function, args)
+        failed += not passed
+        word = paint('ok    ', 32) if passed else paint('FAILED', 31)
+        first, *rest = note.split('\n')
+        print(f'{word} {time.monotonic() - begin:6.1f} s  {first}')
+        for line in rest:
+            print(f'    {line}')
+    print(f'{len(chosen) - failed} passed, {failed} failed', flush=True)
+    return 1 if failed else 0
+
+
+def show():
+    """Lists the checks, each with the first line of its description."""
+    for name, (function, _, smoke) in load().items():
+        print(f'{name:40} {"smoke" if smoke else "e2e  "}  {inspect.getdoc(function).splitlines()[0]}')

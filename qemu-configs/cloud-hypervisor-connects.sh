@@ -1,0 +1,10 @@
+#!/bin/sh
+# cloud-hypervisor-connects.sh SOCKET MAC [ARGUMENTS]: a guest whose NIC connects to a port that has `listen`.
+# num_queues counts rings: two for each queue pair.
+set -eu
+socket=$1 mac=$2
+shift 2
+exec "${CLOUD_HYPERVISOR:-cloud-hypervisor}" \
+  --memory size="${MEMORY:-1G}",shared=on \
+  --net vhost_user=true,socket="$socket",mac="$mac",num_queues=2,queue_size=256,vhost_mode=client \
+  "$@"

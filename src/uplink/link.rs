@@ -1,0 +1,182 @@
+//! An open link as workers use it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use super::packet;
+use super::spec::{Facts, Kind};
+use crate::frame::mac::Mac;
+use crate::frame::offloads::Offloads;
+use crate::frame::vnet::VnetHeader;
+use crate::virtqueue::{self, Gather};
+
+/// Bytes that a buffer for [`LinkQueue::receive`] should have: an IP packet of 64 KiB with its
+/// Ethernet header, tags and virtio-net header, and one more, by which a cut-off frame is known.
+pub const RECEIVE_BUFFER: usize = packet::TAG_ROOM + VnetHeader::LEN + 14 + 8 + 65_535 + 1;
+
+/// A link to the outside.
+#[derive(Debug)]
+pub struct Link {
+    facts: Facts,
+    mtu: AtomicU16,
+    queues: Vec<LinkQueue>,
+}
+
+impl Link {
+    /// A link over the descriptors of a device that was opened.
+    pub fn new(facts: Facts, queues: Vec<OwnedFd>) -> Self {
+        let kind = facts.kind;
+        Self {
+            mtu: AtomicU16::new(facts.mtu),
+            queues: queues
+                .into_iter()
+                .map(|queue| LinkQueue {
+                    file: queue.into(),
+                    kind,
+                })
+                .collect(),
+            facts,
+        }
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.facts.kind
+    }
+
+    /// Name of the device.
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    /// Number of the device, by which [`netlink::Watch`](super::netlink::Watch) reports on it.
+    pub fn ifindex(&self) -> u32 {
+        self.facts.ifindex
+    }
+
+    /// The device's own address. For a TAP device it is that of the host.
+    pub fn mac(&self) -> Mac {
+        Mac::new(self.facts.mac)
+    }
+
+    /// What it takes without repair.
+    pub fn accepts(&self) -> Offloads {
+        self.facts.accepts()
+    }
+
+    /// Bytes of the longest packet, without the Ethernet header.
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the device's MTU is another.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Its queues.
+    pub fn queues(&self) -> &[LinkQueue] {
+        &self.queues
+    }
+}
+
+/// One queue of a link.
+#[derive(Debug)]
+pub struct LinkQueue {
+    file: File,
+    kind: Kind,
+}
+
+/// Where a received frame lies in its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Where its virtio-net header begins.
+    pub at: usize,
+    /// Bytes of the frame, without the header.
+    pub len: usize,
+}
+
+impl Received {
+    /// The header, to be checked by its user as one of the kernel's, and the frame.
+    ///
+    /// # Panics
+    ///
+    /// If `buffer` is shorter than the one that was received into.
+    #[inline]
+    pub fn split(self, buffer: &mut [u8]) -> (VnetHeader, &mut [u8]) {
+        let buffer = &mut buffer[self.at..];
+        let (header, frame) = buffer.split_at_mut(VnetHeader::LEN);
+        let mut bytes = [0; VnetHeader::LEN];
+        bytes.copy_from_slice(header);
+        (VnetHeader::decode(&bytes), &mut frame[..self.len])
+    }
+}
+
+impl LinkQueue {
+    /// Receives one frame into `buffer`, which has [`RECEIVE_BUFFER`] bytes.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` where there is none; a frame that came and cannot be used, for which see
+    /// [`is_lost_frame`]; any other says that the device is down or gone.
+    #[inline]
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        if self.kind == Kind::Packet {
+            return packet::receive(self.file.as_fd(), buffer);
+        }
+        let read = (&self.file).read(buffer)?;
+        match read.checked_sub(VnetHeader::LEN) {
+            // The kernel cuts off what is too long, without a word.
+            Some(len) if read < buffer.len() => Ok(Received { at: 0, len }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Sends one frame, whose header has 12 bytes. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// The device takes no more for now, for which see [`is_full`]; any other is about the frame
+    /// (`EMSGSIZE`, `EINVAL`, `EFAULT`) or says that the device is down or gone.
+    #[inline]
+    pub fn send(&self, frame: &Gather<'_>) -> io::Result<()> {
+        let fd = self.file.as_fd();
+        let sent = if self.kind == Kind::Packet {
+            packet::send(fd, frame)?
+        } else {
+            virtqueue::writev(fd, frame)?
+        };
+        // Less went out than the frame said: its last segments are not there.
+        if sent < frame.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for LinkQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for LinkQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Whether an error of [`LinkQueue::send`] says that the device takes no more for now.
+#[inline]
+pub fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Whether an error of [`LinkQueue::receive`] stands for one frame that is lost: it was too long, or
+/// of a kind that has no virtio-net header. The next one may be there already.
+#[inline]
+pub fn is_lost_frame(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}

@@ -1,0 +1,241 @@
+//! MACVTAP devices: a link by way of another device, the parent.
+//!
+//! In passthru mode the parent's frames are all ours. In the others a device gets the frames for its
+//! own address and for groups, so one guest can be behind it, with that address.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Opened;
+use super::error::LinkError;
+use super::netlink::{Client, Device, Settings, with_client};
+use super::spec::{Created, Facts, Kind, MacvtapSpec};
+use super::tap::set_up_queue;
+use crate::sys::node::{self, Number};
+use crate::sys::tun::{self, Attach};
+
+/// Bytes that may wait for the parent, in each queue; the kernel's default is three large frames.
+const SEND_BUFFER: i32 = 4 << 20;
+
+/// Makes a MACVTAP device, or takes one that is there already if that is wanted.
+pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
+    with_client(async |client| {
+        let parent = client.get(&spec.parent).await?;
+        let device = || spec.parent.clone();
+        if !parent.ethernet {
+            return Err(LinkError::NotEthernet { device: device() });
+        }
+        if !parent.up {
+            return Err(LinkError::Down { device: device() });
+        }
+        if let Some(existing) = client.find(&spec.name).await? {
+            check_existing(spec, &existing, &parent)?;
+            return set_up(client, spec, &existing, None).await;
+        }
+        if !spec.take_parent {
+            let occupied = client.occupied(parent.ifindex).await?;
+            if !occupied.is_free() {
+                let parent = device();
+                return Err(LinkError::Occupied { parent, occupied });
+            }
+        }
+        let device = client.add_macvtap(spec, parent.ifindex).await?;
+        let mut created = Created {
+            ifindex: device.ifindex,
+            parent_mtu: None,
+        };
+        let opened = match raise_parent(client, spec, &parent).await {
+            Ok(before) => {
+                created.parent_mtu = before.map(|mtu| (parent.ifindex, mtu));
+                set_up(client, spec, &device, Some(created.clone())).await
+            }
+            Err(error) => Err(error),
+        };
+        if opened.is_err() {
+            // The first error is the one to tell.
+            if let Err(error) = created.undo(client).await {
+                log::warn!("{} stays behind: {error}", spec.name);
+            }
+        }
+        opened
+    })
+}
+
+/// Whether the device that has the name is the one that is wanted.
+fn check_existing(spec: &MacvtapSpec, existing: &Device, parent: &Device) -> Result<(), LinkError> {
+    let found = match (&existing.kind, existing.macvtap) {
+        (_, Some(mode)) if existing.lower != Some(parent.ifindex) => {
+            format!("a MACVTAP device in mode {mode} on another parent")
+        }
+        (_, Some(mode)) if mode != spec.mode => format!("a MACVTAP device in mode {mode}"),
+        (_, Some(_)) if spec.adopt => return Ok(()),
+        (Some(kind), _) => format!("a device of kind {kind}"),
+        (None, _) => "a device that is no MACVTAP device".to_owned(),
+    };
+    Err(LinkError::NameTaken {
+        device: spec.name.clone(),
+        found,
+    })
+}
+
+/// A MACVTAP device cannot have a larger MTU than its parent. Returns the parent's MTU where it was
+/// raised.
+async fn raise_parent(
+    client: &Client,
+    spec: &MacvtapSpec,
+    parent: &Device,
+) -> Result<Option<u16>, LinkError> {
+    let Some(mtu) = spec.mtu.filter(|mtu| u32::from(*mtu) > parent.mtu) else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        mtu: Some(mtu),
+        ..Settings::default()
+    };
+    client
+        .change(parent.ifindex, &spec.parent, settings)
+        .await?;
+    Ok(Some(parent.mtu()))
+}
+
+async fn set_up(
+    client: &Client,
+    spec: &MacvtapSpec,
+    device: &Device,
+    created: Option<Created>,
+) -> Result<Opened, LinkError> {
+    let number = number_of(&spec.name, device.ifindex)?;
+    let node = Node::find(device.ifindex, number).map_err(|error| {
+        LinkError::system("making a node for the MACVTAP device", "CAP_MKNOD", &error)
+    })?;
+    let mut nodes = vec![];
+    for _ in 0..spec.queues {
+        nodes.push(open_queue(spec, &node.path)?);
+    }
+    drop(node);
+    let prepared = |error| LinkError::admin("preparing the MACVTAP device", &error);
+    let mut uso = true;
+    for node in &nodes {
+        uso &= set_up_queue(node).map_err(prepared)?;
+        tun::set_send_buffer(node, SEND_BUFFER).map_err(prepared)?;
+    }
+    let settings = Settings {
+        mtu: spec.mtu,
+        // It filters groups by those that the host has joined on it, in every mode.
+        all_multicast: true,
+        up: true,
+        ..Settings::default()
+    };
+    let changed = client.change(device.ifindex, &spec.name, settings).await;
+    changed.map_err(|error| match error {
+        // The kernel compares addresses when the device is switched on.
+        LinkError::Os {
+            errno: libc::EADDRINUSE,
+            ..
+        } => LinkError::AddressTaken {
+            parent: spec.parent.clone(),
+        },
+        other => other,
+    })?;
+    let device = client.get(&spec.name).await?;
+    Ok(Opened {
+        facts: Facts {
+            kind: Kind::Macvtap,
+            name: spec.name.clone(),
+            ifindex: device.ifindex,
+            mac: device.mac,
+            mtu: device.mtu(),
+            uso,
+        },
+        created,
+        queues: nodes.into_iter().map(OwnedFd::from).collect(),
+    })
+}
+
+fn open_queue(spec: &MacvtapSpec, path: &Path) -> Result<File, LinkError> {
+    let node = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| {
+            LinkError::system(
+                "opening the MACVTAP device's node",
+                "CAP_DAC_OVERRIDE",
+                &error,
+            )
+        })?;
+    let how = Attach {
+        multi_queue: spec.queues > 1,
+        exclusive: false,
+    };
+    tun::attach(&node, &spec.name, how)
+        .map_err(|error| LinkError::admin("preparing the MACVTAP device", &error))?;
+    Ok(node)
+}
+
+/// The number of the node, which only `/sys` knows, and only that of the right namespace.
+fn number_of(name: &str, ifindex: u32) -> Result<Number, LinkError> {
+    let read = || {
+        let directory = Path::new("/sys/class/net").join(name);
+        let text = fs::read_to_string(directory.join("ifindex")).ok()?;
+        if text.trim().parse() != Ok(ifindex) {
+            return None;
+        }
+        let text = fs::read_to_string(directory.join(format!("tap{ifindex}/dev"))).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Number {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    };
+    read().ok_or_else(|| LinkError::Sysfs {
+        device: name.to_owned(),
+    })
+}
+
+/// A node by which the device can be opened.
+struct Node {
+    path: PathBuf,
+    /// A directory of our own around it, for a moment.
+    directory: Option<PathBuf>,
+}
+
+impl Node {
+    /// The system names nodes by the number of the device, which another network namespace has as
+    /// well, so the node of that name may be another's.
+    fn find(ifindex: u32, number: Number) -> io::Result<Self> {
+        let shared = PathBuf::from(format!("/dev/tap{ifindex}"));
+        let is_ours = fs::symlink_metadata(&shared).is_ok_and(|metadata| {
+            metadata.file_type().is_char_device() && metadata.rdev() == number.raw()
+        });
+        if is_ours {
+            return Ok(Self {
+                path: shared,
+                directory: None,
+            });
+        }
+        // Elsewhere file systems are mounted such that nodes on them cannot be opened.
+        let directory = PathBuf::from(format!("/dev/.evb-{}-{ifindex}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        let private = Self {
+            path: directory.join("tap"),
+            directory: Some(directory),
+        };
+        node::make_character(&private.path, number)?;
+        Ok(private)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory
+            && let Err(error) = fs::remove_dir_all(directory)
+        {
+            log::warn!("{} stays behind: {error}", directory.display());
+        }
+    }
+}

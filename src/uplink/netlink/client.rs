@@ -1,0 +1,292 @@
+//! Requests about devices, each answered before the next.
+//!
+//! Threads: [`with_client`] brings a runtime of its own and blocks, so it is not for threads that
+//! have one already. It belongs to the process that opens devices.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_core::Nla;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoMacVtap, InfoTun, LinkAttribute,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVtapMode,
+};
+use rtnetlink::{Handle, LinkMacVtap, LinkMessageBuilder, LinkUnspec};
+
+use crate::uplink::error::LinkError;
+use crate::uplink::spec::{MacvtapMode, MacvtapSpec};
+
+/// No request takes long; one whose answer cannot be understood would wait for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to the kernel.
+pub struct Client {
+    pub(super) handle: Handle,
+}
+
+/// Runs `work` with a connection to the kernel, in the network namespace of the calling thread.
+pub fn with_client<T>(
+    work: impl AsyncFnOnce(&Client) -> Result<T, LinkError>,
+) -> Result<T, LinkError> {
+    let failed = |error: io::Error| LinkError::admin("talking to the kernel by netlink", &error);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        tokio::spawn(connection);
+        let client = Client { handle };
+        let answer = tokio::time::timeout(PATIENCE, work(&client)).await;
+        answer.unwrap_or_else(|_| Err(failed(io::ErrorKind::TimedOut.into())))
+    })
+}
+
+/// What the kernel says of a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its number.
+    pub ifindex: u32,
+    /// Its driver, for devices that are made by request.
+    pub kind: Option<String>,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Whether it carries Ethernet frames.
+    pub ethernet: bool,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// The number of the device below.
+    pub lower: Option<u32>,
+    /// How a MACVTAP device shares the device below.
+    pub macvtap: Option<MacvtapMode>,
+    /// What is known of a TUN or TAP device.
+    pub tun: Option<Tun>,
+}
+
+/// What is known of a TUN or TAP device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tun {
+    /// It carries Ethernet frames.
+    pub tap: bool,
+    /// It stays without a user.
+    pub persistent: bool,
+    /// It can have several queues.
+    pub multi_queue: bool,
+    /// How many of several queues are in use.
+    pub queues: u32,
+}
+
+impl Device {
+    /// Its MTU, as far as the length of an IP packet goes.
+    pub fn mtu(&self) -> u16 {
+        u16::try_from(self.mtu).unwrap_or(u16::MAX)
+    }
+
+    fn from_message(message: LinkMessage) -> Self {
+        let mut device = Self {
+            ifindex: message.header.index,
+            up: message.header.flags.contains(LinkFlags::Up),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+                LinkAttribute::Link(lower) => device.lower = Some(lower),
+                LinkAttribute::Address(address) => {
+                    device.mac = address.try_into().unwrap_or_default();
+                }
+                LinkAttribute::LinkInfo(infos) => device.take_info(infos),
+                _ => {}
+            }
+        }
+        device
+    }
+
+    fn take_info(&mut self, infos: Vec<LinkInfo>) {
+        for info in infos {
+            match info {
+                LinkInfo::Kind(kind) => self.kind = Some(kind.to_string()),
+                LinkInfo::Data(InfoData::MacVtap(data)) => {
+                    self.macvtap = data.iter().find_map(|item| match item {
+                        InfoMacVtap::Mode(mode) => macvtap_mode(*mode),
+                        _ => None,
+                    });
+                }
+                LinkInfo::Data(InfoData::Tun(data)) => self.tun = Some(Tun::from_data(&data)),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Tun {
+    /// `IFLA_TUN_*` of `linux/if_link.h`.
+    fn from_data(data: &[InfoTun]) -> Self {
+        const TYPE: u16 = 3;
+        const PERSIST: u16 = 6;
+        const MULTI_QUEUE: u16 = 7;
+        const NUM_QUEUES: u16 = 8;
+        const TYPE_TAP: u32 = 2;
+        let mut tun = Self::default();
+        for item in data {
+            let mut bytes = [0; 4];
+            let len = item.value_len();
+            if len > bytes.len() {
+                continue;
+            }
+            item.emit_value(&mut bytes[..len]);
+            let value = match len {
+                1 => bytes[0].into(),
+                _ => u32::from_ne_bytes(bytes),
+            };
+            match item.kind() {
+                TYPE => tun.tap = value == TYPE_TAP,
+                PERSIST => tun.persistent = value != 0,
+                MULTI_QUEUE => tun.multi_queue = value != 0,
+                NUM_QUEUES => tun.queues = value,
+                _ => {}
+            }
+        }
+        tun
+    }
+}
+
+fn macvtap_mode(mode: MacVtapMode) -> Option<MacvtapMode> {
+    match mode {
+        MacVtapMode::Passthrough => Some(MacvtapMode::Passthru),
+        MacVtapMode::Bridge => Some(MacvtapMode::Bridge),
+        MacVtapMode::Vepa => Some(MacvtapMode::Vepa),
+        MacVtapMode::Private => Some(MacvtapMode::Private),
+        _ => None,
+    }
+}
+
+/// What is to become of a device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// Its address.
+    pub mac: Option<[u8; 6]>,
+    /// Its MTU.
+    pub mtu: Option<u16>,
+    /// Frames of all groups.
+    pub all_multicast: bool,
+    /// Switched on.
+    pub up: bool,
+}
+
+impl Client {
+    /// The device with a name; `None` if there is none.
+    pub async fn find(&self, name: &str) -> Result<Option<Device>, LinkError> {
+        let mut found = self.handle.link().get().match_name(name).execute();
+        match found.try_next().await {
+            Ok(message) => Ok(message.map(Device::from_message)),
+            Err(error) => match errno(&error) {
+                io_error if io_error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+                io_error => Err(LinkError::admin(format!("looking for {name}"), &io_error)),
+            },
+        }
+    }
+
+    /// The device with a name.
+    pub async fn get(&self, name: &str) -> Result<Device, LinkError> {
+        self.find(name).await?.ok_or_else(|| LinkError::Missing {
+            device: name.to_owned(),
+        })
+    }
+
+    /// Changes a device.
+    pub async fn change(
+        &self,
+        ifindex: u32,
+        name: &str,
+        settings: Settings,
+    ) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(ifindex);
+        if let Some(mac) = settings.mac {
+            message = message.address(mac.to_vec());
+        }
+        if let Some(mtu) = settings.mtu {
+            message = message.mtu(mtu.into());
+        }
+        if settings.all_multicast {
+            message = message.allmulticast(true);
+        }
+        if settings.up {
+            message = message.up();
+        }
+        let changed = self.handle.link().change(message.build()).execute().await;
+        changed.map_err(|error| LinkError::admin(format!("setting up {name}"), &errno(&error)))
+    }
+
+    /// Sets the MTU of a device; that the device is gone is no error.
+    pub async fn set_mtu(&self, ifindex: u32, mtu: u16) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu.into());
+        let changed = self.handle.link().change(message.build()).execute().await;
+        changed.or_else(|error| gone_is_done("setting the MTU", &errno(&error)))
+    }
+
+    /// Removes a device; that it is gone already is no error.
+    pub async fn remove(&self, ifindex: u32) -> Result<(), LinkError> {
+        let removed = self.handle.link().del(ifindex).execute().await;
+        removed.or_else(|error| gone_is_done("removing the device", &errno(&error)))
+    }
+
+    /// Makes a MACVTAP device that is switched off and that the host does not talk by.
+    pub async fn add_macvtap(&self, spec: &MacvtapSpec, parent: u32) -> Result<Device, LinkError> {
+        let mode = match spec.mode {
+            MacvtapMode::Passthru => MacVtapMode::Passthrough,
+            MacvtapMode::Bridge => MacVtapMode::Bridge,
+            MacvtapMode::Vepa => MacVtapMode::Vepa,
+            MacvtapMode::Private => MacVtapMode::Private,
+        };
+        let mut message: LinkMessageBuilder<LinkMacVtap> =
+            LinkMacVtap::new(&spec.name, parent, mode);
+        if let Some(mac) = spec.mac.filter(|_| spec.mode != MacvtapMode::Passthru) {
+            message = message.address(mac.to_vec());
+        }
+        let made = self.handle.link().add(message.build()).execute().await;
+        made.map_err(|error| macvtap_refused(spec, &errno(&error)))?;
+        let device = self.get(&spec.name).await?;
+        // An IPv6 address of its own would make the host solicit and report on the wire. Where there
+        // is no IPv6 there is nothing to refuse.
+        let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let message = LinkUnspec::new_with_index(device.ifindex)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![silent]));
+        if let Err(error) = self.handle.link().change(message.build()).execute().await {
+            log::debug!("{}: no word about IPv6 addresses: {error}", spec.name);
+        }
+        Ok(device)
+    }
+}
+
+fn macvtap_refused(spec: &MacvtapSpec, error: &io::Error) -> LinkError {
+    let parent = spec.parent.clone();
+    match error.raw_os_error() {
+        Some(libc::EEXIST) => LinkError::NameTaken {
+            device: spec.name.clone(),
+            found: "another device".to_owned(),
+        },
+        // A parent in passthru mode, or with siblings where passthru is wanted, is EINVAL.
+        Some(libc::EBUSY | libc::EINVAL) => LinkError::ParentTaken { parent },
+        _ => LinkError::admin(format!("making a MACVTAP device on {parent}"), error),
+    }
+}
+
+fn gone_is_done(call: &str, error: &io::Error) -> Result<(), LinkError> {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => Ok(()),
+        _ => Err(LinkError::admin(call, error)),
+    }
+}
+
+/// What the kernel answered.
+pub(super) fn errno(error: &rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}

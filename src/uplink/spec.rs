@@ -1,0 +1,233 @@
+//! Which device is wanted, and what it turned out to be: plain data that travels between the process
+//! that opens devices and the one that uses them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::LinkError;
+use super::netlink;
+use crate::frame::offloads::Offloads;
+use crate::sys::tun;
+
+/// Queues that a link can have.
+pub const MAX_QUEUES: u16 = 64;
+
+/// A device to make or take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spec {
+    /// A TAP device.
+    Tap(TapSpec),
+    /// A MACVTAP device.
+    Macvtap(MacvtapSpec),
+    /// A packet socket.
+    Packet(PacketSpec),
+}
+
+/// A TAP device: made where none has the name, and gone with its last descriptor; a persistent one of
+/// that name is taken, and stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapSpec {
+    /// Name of the device.
+    pub name: String,
+    /// How many queues.
+    pub queues: u16,
+    /// Address of the host's side; as it is where there is none.
+    pub mac: Option<[u8; 6]>,
+    /// MTU of the host's side; as it is where there is none.
+    pub mtu: Option<u16>,
+    /// A user who may attach to a device that is made here.
+    pub owner: Option<u32>,
+    /// A group that may attach to a device that is made here.
+    pub group: Option<u32>,
+}
+
+/// A MACVTAP device, made on a parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacvtapSpec {
+    /// Name of the device.
+    pub name: String,
+    /// Whether one that is there already is taken, if it has the parent and the mode. It stays.
+    pub adopt: bool,
+    /// Name of the device below.
+    pub parent: String,
+    /// How it shares the parent.
+    pub mode: MacvtapMode,
+    /// How many queues.
+    pub queues: u16,
+    /// The address whose frames it gets; a random one where there is none. In passthru mode it is
+    /// always the parent's.
+    pub mac: Option<[u8; 6]>,
+    /// The MTU, for which the parent's is raised where it must; the parent's where there is none.
+    pub mtu: Option<u16>,
+    /// Whether a parent may be taken that holds an address or a default route.
+    pub take_parent: bool,
+}
+
+/// A packet socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketSpec {
+    /// Name of the device.
+    pub device: String,
+    /// How many sockets share its frames.
+    pub queues: u16,
+}
+
+/// How a MACVTAP device shares its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MacvtapMode {
+    /// It has the parent for itself.
+    Passthru,
+    /// Siblings are reached directly.
+    Bridge,
+    /// Siblings are reached by way of the switch.
+    Vepa,
+    /// Siblings are not reached.
+    Private,
+}
+
+/// What a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A TAP device.
+    Tap,
+    /// A MACVTAP device.
+    Macvtap,
+    /// A packet socket.
+    Packet,
+}
+
+/// What is known of a device that was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Its MTU.
+    pub mtu: u16,
+    /// Whether the kernel segments UDP for us.
+    pub uso: bool,
+}
+
+impl Facts {
+    /// What the device takes without repair. The kernel does for a device without offloads what is
+    /// missing, so this is what the kernel knows.
+    pub fn accepts(&self) -> Offloads {
+        let tcp = Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6 | Offloads::ECN;
+        if self.uso {
+            tcp | Offloads::USO4 | Offloads::USO6
+        } else {
+            tcp
+        }
+    }
+}
+
+/// What [`open`](super::open) has changed and what does not end with the descriptors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Number of the device that was made.
+    pub(super) ifindex: u32,
+    /// A parent's number, and the MTU that it had before.
+    pub(super) parent_mtu: Option<(u32, u16)>,
+}
+
+impl Created {
+    /// Removes the device. It is no error if somebody else has done so.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn remove(&self) -> Result<(), LinkError> {
+        netlink::with_client(async |client| self.undo(client).await)
+    }
+
+    pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
+        client.remove(self.ifindex).await?;
+        match self.parent_mtu {
+            Some((parent, mtu)) => client.set_mtu(parent, mtu).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for MacvtapMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passthru => "passthru",
+            Self::Bridge => "bridge",
+            Self::Vepa => "vepa",
+            Self::Private => "private",
+        })
+    }
+}
+
+impl Spec {
+    /// The devices that are made, taken or changed.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        let (device, parent) = match self {
+            Spec::Tap(spec) => (&spec.name, None),
+            Spec::Macvtap(spec) => (&spec.name, Some(&spec.parent)),
+            Spec::Packet(spec) => (&spec.device, None),
+        };
+        std::iter::once(device).chain(parent).map(String::as_str)
+    }
+
+    /// The device that the link is named after.
+    pub fn name(&self) -> &str {
+        match self {
+            Spec::Tap(spec) => &spec.name,
+            Spec::Macvtap(spec) => &spec.name,
+            Spec::Packet(spec) => &spec.device,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), LinkError> {
+        if let Some(name) = self.devices().find(|name| !is_name(name)) {
+            return Err(LinkError::BadName {
+                name: name.to_owned(),
+            });
+        }
+        let queues = match self {
+            Spec::Tap(spec) => spec.queues,
+            Spec::Macvtap(spec) => spec.queues,
+            Spec::Packet(spec) => spec.queues,
+        };
+        if (1..=MAX_QUEUES).contains(&queues) {
+            Ok(())
+        } else {
+            Err(LinkError::Queues { queues })
+        }
+    }
+}
+
+/// Whether a device can have the name. The kernel would take a `%` for a number of its choice.
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= tun::NAME_MAX
+        && name != "."
+        && name != ".."
+        && !name
+            .bytes()
+            .any(|b| b == b'/' || b == b':' || b == b'%' || b == 0 || b.is_ascii_whitespace())
+}
+
+/// The name of the MACVTAP device that is made for the uplink `uplink`, where none is configured.
+///
+/// It is `evb-` and the name of the uplink if that makes a name; otherwise a number stands for it,
+/// the same at each start.
+pub fn macvtap_name(uplink: &str) -> String {
+    let name = format!("evb-{uplink}");
+    if is_name(&name) {
+        return name;
+    }
+    // FNV-1a, of which 44 bits fit.
+    let hash = uplink.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
+        (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("evb-{:011x}", hash >> 20)
+}

@@ -1,0 +1,334 @@
+//! MACVTAP devices over veth.
+
+use super::*;
+use crate::uplink::{Kind, MacvtapMode, MacvtapSpec};
+
+const MODES: [MacvtapMode; 4] = [
+    MacvtapMode::Passthru,
+    MacvtapMode::Bridge,
+    MacvtapMode::Vepa,
+    MacvtapMode::Private,
+];
+
+fn spec(mode: MacvtapMode) -> MacvtapSpec {
+    MacvtapSpec {
+        name: "evb-up0".to_owned(),
+        adopt: false,
+        parent: "va".to_owned(),
+        mode,
+        queues: 1,
+        mac: Some(HERE),
+        mtu: None,
+        take_parent: false,
+    }
+}
+
+#[test]
+fn frames_go_both_ways_in_every_mode() {
+    for mode in MODES {
+        in_namespace(move || {
+            veth("va", "vb");
+            let (link, created) = link(&Spec::Macvtap(spec(mode)));
+            assert_eq!(link.kind(), Kind::Macvtap);
+            assert_eq!(link.name(), "evb-up0");
+            assert_eq!(link.mac() == HERE.into(), mode != MacvtapMode::Passthru);
+            let wire = wire("vb");
+            all_kinds_arrive(&link, &wire, false);
+            all_kinds_arrive(&wire, &link, true);
+            created.unwrap().remove().unwrap();
+            assert!(!exists("evb-up0"));
+        });
+    }
+}
+
+#[test]
+fn udp_is_segmented_on_arrival_and_whole() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let (link, _created) = link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+        let wire = wire("vb");
+        let packet = Packet::new(false, true, 5000);
+        send(&wire, packet.gso(1400), &turned(&packet.partial()));
+        let segments = receive_all(&link.queues()[0], 4);
+        let mut payload: Vec<u8> = vec![];
+        for (_, segment) in &segments {
+            payload.extend(&segment[packet.header_len()..]);
+        }
+        assert!(payload == packet.payload);
+    });
+}
+
+#[test]
+fn frames_for_others_arrive_in_passthru_mode_only_and_those_for_groups_always() {
+    for mode in MODES {
+        in_namespace(move || {
+            veth("va", "vb");
+            let (link, _created) = link(&Spec::Macvtap(spec(mode)));
+            let wire = wire("vb");
+            let packet = Packet::new(false, true, 100);
+            for (first, expected) in [
+                ([0x52, 0, 0, 0, 0, 9], mode == MacvtapMode::Passthru),
+                ([0x01, 0, 0x5e, 1, 2, 3], true),
+                ([0x33, 0x33, 0, 0, 0x12, 0x34], true),
+                ([0xff; 6], true),
+            ] {
+                let mut frame = turned(&packet.partial());
+                frame[..6].copy_from_slice(&first);
+                send(&wire, packet.needs_csum(), &frame);
+                let arrived = receive_all(&link.queues()[0], usize::from(expected));
+                assert_eq!(arrived.len(), usize::from(expected), "{mode} {first:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_host_is_silent_on_the_device() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let wire = wire("vb");
+        let (_link, _created) = link(&Spec::Macvtap(spec(MacvtapMode::Passthru)));
+        thread::sleep(Duration::from_millis(1500));
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut solicitations = 0;
+        while let Ok(received) = wire.queues()[0].receive(&mut buffer) {
+            let (_, frame) = received.split(&mut buffer);
+            // ICMPv6 behind a plain header: router and neighbour solicitation.
+            solicitations += usize::from(frame[12..14] == [0x86, 0xdd] && frame[20] == 58);
+        }
+        assert_eq!(solicitations, 0);
+    });
+}
+
+#[test]
+fn several_queues_share_the_flows() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let wanted = MacvtapSpec {
+            queues: 4,
+            ..spec(MacvtapMode::Passthru)
+        };
+        let (link, _created) = link(&Spec::Macvtap(wanted));
+        let wire = wire("vb");
+        for port in 0..64 {
+            let packet = Packet::new(false, true, 100);
+            let mut frame = packet.partial();
+            frame[34] = port;
+            send(&wire, packet.needs_csum(), &frame);
+        }
+        let counts: Vec<_> = link
+            .queues()
+            .iter()
+            .map(|queue| receive_all(queue, 0).len())
+            .collect();
+        assert_eq!(counts.iter().sum::<usize>(), 64, "{counts:?}");
+        assert!(
+            counts.iter().filter(|count| **count > 0).count() > 1,
+            "{counts:?}"
+        );
+    });
+}
+
+#[test]
+fn the_mtu_is_that_of_the_parent_or_raises_it_for_a_time() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let mtu = |name| {
+            let path = format!("/sys/class/net/{name}/mtu");
+            std::fs::read_to_string(path).unwrap().trim().to_owned()
+        };
+        ip("link set va mtu 2000");
+        for (wanted, own, parents) in [
+            (None, 2000, "2000"),
+            (Some(1400), 1400, "2000"),
+            (Some(9000), 9000, "9000"),
+        ] {
+            let wanted = MacvtapSpec {
+                mtu: wanted,
+                ..spec(MacvtapMode::Bridge)
+            };
+            let (link, created) = link(&Spec::Macvtap(wanted));
+            assert_eq!(link.mtu(), own);
+            assert_eq!(mtu("evb-up0"), own.to_string());
+            assert_eq!(mtu("va"), parents);
+            created.unwrap().remove().unwrap();
+            assert_eq!(mtu("va"), "2000");
+        }
+    });
+}
+
+#[test]
+fn a_parent_that_connects_the_host_is_refused_unless_told() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let refused = |addresses: &[&str], routes: &[&str]| {
+            let error = refusal(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+            let LinkError::Occupied { parent, occupied } = &error else {
+                panic!("{error}");
+            };
+            assert_eq!(parent, "va");
+            assert_eq!(occupied.addresses, addresses);
+            assert_eq!(occupied.default_routes, routes);
+            assert!(error.to_string().contains("take_parent = true"));
+            assert!(!exists("evb-up0"));
+        };
+        ip("addr add 192.0.2.5/24 dev va");
+        refused(&["192.0.2.5/24"], &[]);
+        ip("route add default via 192.0.2.1 dev va");
+        refused(&["192.0.2.5/24"], &["192.0.2.1"]);
+        ip("addr flush dev va");
+        ip("addr add 2001:db8::5/64 dev va nodad");
+        refused(&["2001:db8::5/64"], &[]);
+        ip("addr flush dev va");
+        ip("route add default dev va");
+        refused(&[], &["on-link"]);
+        ip("route add 198.51.100.0/24 dev va");
+        let wanted = MacvtapSpec {
+            take_parent: true,
+            ..spec(MacvtapMode::Bridge)
+        };
+        link(&Spec::Macvtap(wanted)).1.unwrap().remove().unwrap();
+        ip("route del default");
+        // An address that every device has, or a route to elsewhere, is no obstacle.
+        ip("addr add fe80::1/64 dev va nodad");
+        link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+    });
+}
+
+#[test]
+fn a_parent_that_cannot_be_used_is_told_with_the_reason() {
+    in_namespace(|| {
+        let error = |wanted| refusal(&Spec::Macvtap(wanted)).to_string();
+        assert_eq!(
+            error(spec(MacvtapMode::Passthru)),
+            "there is no device va in this network namespace; create it or correct the name"
+        );
+        ip("link add va type veth peer name vb");
+        assert_eq!(
+            error(spec(MacvtapMode::Passthru)),
+            "va is down; switch it on with `ip link set dev va up`"
+        );
+        ip("link set va up");
+        let on_lo = MacvtapSpec {
+            parent: "lo".into(),
+            ..spec(MacvtapMode::Passthru)
+        };
+        ip("link set lo up");
+        assert_eq!(
+            error(on_lo),
+            "lo carries no Ethernet frames; choose another device"
+        );
+        let second = |mode| MacvtapSpec {
+            name: "evb-up1".into(),
+            ..spec(mode)
+        };
+        let taken = LinkError::ParentTaken {
+            parent: "va".into(),
+        };
+        let (_link, created) = link(&Spec::Macvtap(spec(MacvtapMode::Passthru)));
+        for mode in MODES {
+            assert_eq!(refusal(&Spec::Macvtap(second(mode))), taken);
+        }
+        created.unwrap().remove().unwrap();
+        let (_link, created) = link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+        let other = second(MacvtapMode::Passthru);
+        assert_eq!(refusal(&Spec::Macvtap(other)), taken);
+        let same_address = LinkError::AddressTaken {
+            parent: "va".into(),
+        };
+        let other = second(MacvtapMode::Bridge);
+        assert_eq!(refusal(&Spec::Macvtap(other)), same_address);
+        created.unwrap().remove().unwrap();
+        ip("link add br0 type bridge");
+        ip("link set va master br0");
+        assert_eq!(refusal(&Spec::Macvtap(spec(MacvtapMode::Vepa))), taken);
+    });
+}
+
+#[test]
+fn one_that_is_there_is_taken_where_that_is_wanted_and_stays() {
+    in_namespace(|| {
+        veth("va", "vb");
+        veth("vc", "vd");
+        ip("link add link va name evb-up0 address 02:00:00:00:00:01 type macvtap mode vepa");
+        let adopt = |mode| MacvtapSpec {
+            adopt: true,
+            ..spec(mode)
+        };
+        let (link, created) = link(&Spec::Macvtap(adopt(MacvtapMode::Vepa)));
+        assert_eq!(created, None);
+        all_kinds_arrive(&link, &wire("vb"), false);
+        drop(link);
+        assert!(exists("evb-up0"));
+        let elsewhere = MacvtapSpec {
+            parent: "vc".into(),
+            ..adopt(MacvtapMode::Vepa)
+        };
+        let not_a_macvtap = MacvtapSpec {
+            name: "vd".into(),
+            ..adopt(MacvtapMode::Vepa)
+        };
+        for (wanted, found) in [
+            (spec(MacvtapMode::Vepa), "a device of kind macvtap"),
+            (adopt(MacvtapMode::Bridge), "a MACVTAP device in mode vepa"),
+            (elsewhere, "a MACVTAP device in mode vepa on another parent"),
+            (not_a_macvtap, "a device of kind veth"),
+        ] {
+            let expected = LinkError::NameTaken {
+                device: wanted.name.clone(),
+                found: found.into(),
+            };
+            assert_eq!(refusal(&Spec::Macvtap(wanted)), expected);
+        }
+    });
+}
+
+#[test]
+fn the_same_number_in_another_namespace_is_another_device() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let (outer, _created) = link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+        let ifindex = outer.ifindex();
+        in_namespace(move || {
+            veth("va", "vb");
+            let (inner, _created) = link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+            assert_eq!(inner.ifindex(), ifindex);
+            all_kinds_arrive(&inner, &wire("vb"), false);
+        });
+        all_kinds_arrive(&outer, &wire("vb"), false);
+        let left = std::fs::read_dir("/dev").unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            let ours = format!(".evb-{}-", std::process::id());
+            name.to_string_lossy().starts_with(&ours)
+        });
+        assert_eq!(left.count(), 0);
+    });
+}
+
+#[test]
+fn what_fails_on_the_way_leaves_nothing_behind() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let wanted = MacvtapSpec {
+            // More than a veth can have.
+            mtu: Some(65535),
+            ..spec(MacvtapMode::Bridge)
+        };
+        ip("link set va mtu 1500");
+        let opened = open(&Spec::Macvtap(wanted));
+        if opened.is_err() {
+            assert!(!exists("evb-up0"));
+        }
+        let own = MacvtapSpec {
+            mac: Some([1, 0, 0, 0, 0, 1]),
+            name: "evb-up1".into(),
+            ..spec(MacvtapMode::Bridge)
+        };
+        let error = refusal(&Spec::Macvtap(own)).to_string();
+        assert!(
+            error.ends_with("`mac` must be a unicast address"),
+            "{error}"
+        );
+        assert!(!exists("evb-up1"));
+    });
+}
