@@ -27,6 +27,8 @@ pub enum Event {
         port: PortId,
         session: SessionId,
         update: Update,
+        /// Dropped when it has been dealt with: a session does not run ahead of the daemon.
+        done: oneshot::Sender<()>,
     },
     /// A front end is gone, and all that was its with it.
     Disconnected { port: PortId, session: SessionId },

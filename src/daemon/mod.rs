@@ -12,8 +12,9 @@ mod event;
 mod report;
 mod world;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::announce;
 use crate::api::{self, Refusal, RefusalKind};
 use crate::api_types::Reloaded;
-use crate::config::{Config, Poll};
+use crate::config::{Change, Config, Poll};
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
@@ -90,6 +91,8 @@ pub struct Daemon {
     events: mpsc::UnboundedSender<Event>,
     /// What the running state was made from.
     config: Config,
+    /// Directories in which sockets may be: those that were named at start.
+    directories: BTreeSet<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -198,6 +201,8 @@ async fn serve(
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
+    let parents = config.sockets().filter_map(Path::parent);
+    daemon.directories = parents.map(Path::to_owned).collect();
     daemon.config = config;
     daemon.publish();
     log::info!(
@@ -209,14 +214,15 @@ async fn serve(
     loop {
         let publish_at = tokio::time::Instant::from_std(daemon.published_at + PUBLISH_EVERY);
         tokio::select! {
+            // News come last: whoever makes many keeps nobody else from being served.
             biased;
-            Some(event) = news.recv() => daemon.handle(event),
-            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
-            Some(command) = requests.recv() => daemon.command(command),
             _ = signals.stop.recv() => break,
             _ = signals.interrupt.recv() => break,
+            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
             _ = signals.reload.recv() => daemon.reload(None),
             _ = housekeeping.tick() => daemon.keep_house(),
+            Some(command) = requests.recv() => daemon.command(command),
+            Some(event) = news.recv() => daemon.handle(event),
         }
     }
     log::info!("stopping");
@@ -276,6 +282,7 @@ impl Daemon {
             privileged,
             events,
             config: Config::default(),
+            directories: BTreeSet::new(),
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,
@@ -303,13 +310,9 @@ impl Daemon {
         for (port, extra) in std::mem::take(&mut self.announcing) {
             self.announce(port, extra);
         }
-        for port in self.falling.drain(..) {
-            let (barrier, events) = (self.pool.barrier(), self.events.clone());
-            let number = self.published;
-            tokio::task::spawn_blocking(move || {
-                barrier.wait(number);
-                let _ = events.send(Event::Quiet { port });
-            });
+        for port in std::mem::take(&mut self.falling) {
+            let events = self.events.clone();
+            self.when_in_force(move || drop(events.send(Event::Quiet { port })));
         }
     }
 
@@ -335,7 +338,11 @@ impl Daemon {
                 port,
                 session,
                 update,
-            } => self.update(port, session, &update),
+                done,
+            } => {
+                self.update(port, session, &update);
+                drop(done);
+            }
             Event::Disconnected { port, session } => {
                 if let Some(device) = self.device(port, session) {
                     device.session = None;
@@ -405,8 +412,10 @@ impl Daemon {
         match update {
             Update::Negotiated(features) => device.features = *features,
             Update::Announce(mac) => {
-                self.announcing.push((id, Some(*mac)));
-                self.dirty = true;
+                if !self.announcing.contains(&(id, Some(*mac))) {
+                    self.announcing.push((id, Some(*mac)));
+                    self.dirty = true;
+                }
             }
             Update::Mtu(mtu) => {
                 let Some(port) = self.world.port(id) else {
@@ -467,7 +476,6 @@ impl Daemon {
         match self.begin_reload() {
             Ok(config) => {
                 self.reload = Some(Reload { config, reply });
-                self.finish_reload();
             }
             Err((error, remedy)) => {
                 log::error!("reload refused, all goes on as before:\n{error}");
@@ -487,10 +495,28 @@ impl Daemon {
             let error = "evb was started without a configuration file".to_owned();
             return Err((error, "start it with `evb run --config FILE`"));
         };
-        let config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        let mut config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        // What concerns the process itself stays as it is until the next start.
+        config.daemon = self.config.daemon.clone();
+        let elsewhere = config.sockets().find(|path| {
+            path.parent()
+                .is_some_and(|parent| !self.directories.contains(parent))
+        });
+        if let Some(path) = elsewhere {
+            let error = format!(
+                "{} is in a directory that held no socket when evb started",
+                path.display()
+            );
+            return Err((error, "start evb anew, or put the socket beside the others"));
+        }
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config)
             .map_err(|error| (error.to_string(), MEND))?;
+        // What was removed may be given to others only when no worker uses it any more.
+        self.publish();
+        self.closing += 1;
+        let events = self.events.clone();
+        self.when_in_force(move || drop(events.send(Event::EndpointGone)));
         Ok(config)
     }
 
@@ -505,21 +531,20 @@ impl Daemon {
         let changes = Config::diff(&self.config, &config);
         let errors = self.establish(&config);
         self.config = config;
-        let answer = if errors.is_empty() {
-            let changes: Vec<_> = changes.iter().map(report::change).collect();
-            log::info!("reloaded; {}", changes.join("; "));
-            Ok(Reloaded { changes })
-        } else {
-            let text = errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n");
-            log::error!("reloaded in part:\n{text}");
-            let remedy = "everything else was carried out; mend this and reload again";
-            Err(Refusal::new(RefusalKind::Failed, text, remedy))
-        };
-        reply.map(|reply| reply.send(answer));
+        self.publish();
+        self.when_in_force(move || {
+            let answer = answer(&changes, &errors);
+            reply.map(|reply| reply.send(answer));
+        });
+    }
+
+    /// Does something when all workers see what was published last.
+    fn when_in_force(&self, then: impl FnOnce() + Send + 'static) {
+        let (barrier, number) = (self.pool.barrier(), self.published);
+        tokio::task::spawn_blocking(move || {
+            barrier.wait(number);
+            then();
+        });
     }
 
     /// What is due now and then.
@@ -535,6 +560,7 @@ impl Daemon {
 
     /// Closes all sockets and waits for their sessions.
     async fn stop(&mut self, news: &mut mpsc::UnboundedReceiver<Event>) {
+        self.reload = None;
         if let Err(error) = self.retire(&Config::default()) {
             log::error!("{error}");
         }
@@ -555,4 +581,18 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Logs what came of a reload, and says it to whom asked for it.
+fn answer(changes: &[Change], errors: &[ApplyError]) -> Result<Reloaded, Refusal> {
+    if errors.is_empty() {
+        let changes: Vec<_> = changes.iter().map(report::change).collect();
+        log::info!("reloaded; {}", changes.join("; "));
+        return Ok(Reloaded { changes });
+    }
+    let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let text = text.join("\n");
+    log::error!("reloaded in part:\n{text}");
+    let remedy = "everything else was carried out; mend this and reload again";
+    Err(Refusal::new(RefusalKind::Failed, text, remedy))
 }

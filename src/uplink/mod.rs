@@ -22,6 +22,8 @@ mod packet;
 mod spec;
 mod tap;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::os::fd::OwnedFd;

@@ -119,6 +119,9 @@ pub struct Worker {
     path: Path,
     started: Instant,
     asked_ns: u64,
+    /// Whether there are rings without a kick, and when they were looked at last.
+    kickless: bool,
+    looked_ns: u64,
     /// Ports reported as broken since the last snapshot.
     reported: Vec<PortId>,
 }
@@ -141,6 +144,8 @@ impl Worker {
             path: Path::default(),
             started,
             asked_ns: 0,
+            kickless: false,
+            looked_ns: 0,
             reported: vec![],
         })
     }
@@ -163,6 +168,7 @@ impl Worker {
             if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
                 self.asked_ns = now_ns;
                 self.ask(0);
+                self.look(now_ns);
             }
             self.round(now_ns);
         }
@@ -172,6 +178,7 @@ impl Worker {
     fn moment(&self, now_ns: u64) -> Moment {
         Moment {
             worker: self.number,
+            snapshot: self.snapshot_number,
             now_s: (now_ns / 1_000_000_000) as u32,
             patience: Patience {
                 now_ns,
@@ -253,24 +260,27 @@ impl Worker {
 
     /// Nothing to do: sleeps until a kick, a new snapshot, or the end.
     fn sleep(&mut self) {
-        let kickless = self
-            .locals
-            .iter()
-            .flatten()
-            .any(|local| local.source.is_kickless());
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
-        let timeout = if kickless { LOOK_EVERY_MS } else { -1 };
+        let timeout = if self.kickless { LOOK_EVERY_MS } else { -1 };
         self.ask(timeout);
         self.enter();
-        if kickless {
-            for token in 0..self.locals.len() {
-                if self.locals[token]
-                    .as_ref()
-                    .is_some_and(|local| local.source.is_kickless())
-                {
-                    self.heat(token);
-                }
+        self.look(self.now_ns());
+    }
+
+    /// Puts rings that nobody kicks on the list, now and then.
+    fn look(&mut self, now_ns: u64) {
+        let due = LOOK_EVERY_MS as u64 * 1_000_000;
+        if !self.kickless || now_ns.saturating_sub(self.looked_ns) < due {
+            return;
+        }
+        self.looked_ns = now_ns;
+        for token in 0..self.locals.len() {
+            if self.locals[token]
+                .as_ref()
+                .is_some_and(|local| local.source.is_kickless())
+            {
+                self.heat(token);
             }
         }
     }
@@ -360,6 +370,11 @@ impl Worker {
                 self.drop_local(token);
             }
         }
+        self.kickless = self
+            .locals
+            .iter()
+            .flatten()
+            .any(|local| local.source.is_kickless());
         self.places.retain(|_, token| self.locals[*token].is_some());
         let locals = &self.locals;
         self.hot.retain(|&token| locals[token].is_some());
@@ -423,11 +438,11 @@ impl Worker {
 /// Lets the guest kick again; whether it has sent something meanwhile.
 fn has_work(source: &Source) -> bool {
     match source {
-        // A broken ring shows in the next turn, so it keeps its place for one more; one that another
-        // worker holds is on its way to that worker.
+        // A broken ring shows in the next turn, so it keeps its place for one more, and so does one that
+        // another worker holds.
         Source::Ring { ring, .. } => ring
             .try_lock()
-            .is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true)),
+            .is_none_or(|mut ring| ring.enable_kicks().unwrap_or(true)),
         // It was read until it was empty; what comes from then on is an event of its own.
         Source::Link(_) => false,
     }

@@ -91,9 +91,10 @@ impl Watch {
                     }
                 }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
-                    if is_about_a_device(&link) => {
-                        self.note(link.header.index, None);
-                    }
+                    if is_about_a_device(&link) =>
+                {
+                    self.note(link.header.index, None);
+                }
                 NetlinkPayload::Overrun(_) => self.stale = true,
                 _ => {}
             }
