@@ -204,8 +204,8 @@ fn tags_are_pushed_and_popped_under_the_checksum() {
         for (port, tags) in [
             ("a-access", vec![]),
             ("n-access", vec![]),
-            ("a-trunk", vec![(C, pcp | 10)]),
-            ("n-trunk", vec![(C, pcp | 10)]),
+            ("a-trunk", vec![(C, pcp | 0xa)]),
+            ("n-trunk", vec![(C, pcp | 0xa)]),
             ("t-translated", vec![(C, pcp | 7)]),
             ("n-translated", vec![(C, pcp | 7)]),
         ] {

@@ -116,9 +116,10 @@ impl Packet {
     pub fn partial(&self) -> Vec<u8> {
         let mut frame = self.complete();
         let len = (frame.len() - self.l4()) as u16;
-        let addresses = match self.v6 {
-            true => [V6.0, V6.1].concat(),
-            false => [V4.0, V4.1].concat(),
+        let addresses = if self.v6 {
+            [V6.0, V6.1].concat()
+        } else {
+            [V4.0, V4.1].concat()
         };
         let protocol = if self.udp { 17 } else { 6 };
         let sum = sum(&[&addresses[..], &[0, protocol], &len.to_be_bytes()].concat());
