@@ -36,7 +36,7 @@ unit: rust ## the tests that need no guest
 	@cargo test --locked --quiet
 
 docs: rust ## the API documentation, warnings are errors
-	@RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --locked --quiet
+	@RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --no-deps --document-private-items --locked --quiet
 
 licenses: rust ## licences and sources of the dependencies
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny --log-level error check licenses bans sources; \
