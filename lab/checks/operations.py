@@ -9,7 +9,7 @@ from ..process import ROOT, cpu_seconds, wait_for
 from ..runner import check
 
 
-@check(smoke=True, cases={'private_file': ('off',), 'no_file': (None,)})
+@check(cases={'private_file': ('off',), 'no_file': (None,)})
 def share_forgotten(lab, share):
     """Guest memory without share=on: the log says so, in a sentence, and other ports go on."""
     evb = lab.evb('a', 'b', 'echo')
