@@ -33,11 +33,12 @@ def nic(socket, address, props='', *, queues=1, listen=False, reconnect_ms=200, 
                        + ('' if rom else ',romfile=') + (f',{props}' if props else '')]
 
 
-def emulator(memory, cpus=1, share=True):
-    """The start of a command line: QEMU under TCG with so many MiB of memory, which evb can map if it is
-    shared."""
-    return [QEMU, '-accel', 'tcg,thread=multi', '-M', 'q35,memory-backend=mem', '-m', str(memory), '-smp', str(cpus),
-            '-object', f'memory-backend-memfd,id=mem,size={memory}M,share={"on" if share else "off"}']
+def emulator(memory, cpus=1, share='on'):
+    """The start of a command line: QEMU under TCG with so many MiB of memory. evb can map it where it is
+    a file and shared; `share` may also be 'off', or None for no file at all."""
+    backend = ['-object', f'memory-backend-memfd,id=mem,size={memory}M,share={share}'] if share else []
+    machine = 'q35,memory-backend=mem' if share else 'q35'
+    return [QEMU, '-accel', 'tcg,thread=multi', '-M', machine, '-m', str(memory), '-smp', str(cpus), *backend]
 
 
 class Machine:
@@ -178,7 +179,7 @@ class Linux(Machine):
     """A Linux guest that takes shell commands on its console."""
     CMDLINE = 'console=ttyS0 quiet panic=-1 nokaslr mitigations=off'
 
-    def __init__(self, directory, name, nic_args=(), *, memory=256, cpus=1, share=True, initrd=None, boot=None,
+    def __init__(self, directory, name, nic_args=(), *, memory=256, cpus=1, share='on', initrd=None, boot=None,
                  incoming=None, reboots=False):
         """`initrd` replaces the image's; `boot` replaces kernel and initrd by QEMU arguments of one's own."""
         if boot is None:

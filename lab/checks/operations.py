@@ -9,16 +9,20 @@ from ..process import ROOT, cpu_seconds, wait_for
 from ..runner import check
 
 
-@check(smoke=True)
-def share_forgotten(lab):
-    """Guest memory without share=on: the log says so, in a sentence, and the daemon goes on."""
-    evb = lab.evb('a', 'b')
-    lab.linux('a', nic(evb.socket('a'), mac(1)), share=False)
+@check(smoke=True, cases={'private_file': ('off',), 'no_file': (None,)})
+def share_forgotten(lab, share):
+    """Guest memory without share=on: the log says so, in a sentence, and other ports go on."""
+    evb = lab.evb('a', 'b', 'echo')
+    a = lab.linux('a', nic(evb.socket('a'), mac(1)), share=share).ready()
+    a.check('ip link set eth0 up')
     wait_for(lambda: 'share=on' in evb.log_text(), 60, 'a word about share=on in the log')
-    b = lab.linux('b', nic(evb.socket('b'), mac(2))).ready()
-    b.up('10.0.0.2')
+    a.close()
+    lab.bare('echo', nic(evb.socket('echo'), mac(2))).echoing()
+    probe = lab.bare('probe', nic(evb.socket('b'), mac(3)), words='role=probe peer=525400000002 frames=100')
+    _, lost, bad = probe.probed()
+    assert (lost, bad) == (0, 0)
     line = next(line for line in evb.log_text().splitlines() if 'share=on' in line)
-    return line.strip()[:100]
+    return line.partition('port a: ')[2][:70] + ' ...'
 
 
 @check()
