@@ -80,7 +80,9 @@ rust() {
   # A C compiler is Rust's linker.
   install gcc libc6-dev
   rust_new_enough && return
-  if ! command -v rustup > /dev/null && apt-cache show rustup > /dev/null 2>&1; then install rustup; fi
+  if ! command -v rustup > /dev/null && apt-cache policy rustup 2> /dev/null | grep -q 'Candidate: [0-9]'; then
+    install rustup                              # Debian 13 and later
+  fi
   if command -v rustup > /dev/null; then
     say "installing Rust by rustup"
     rustup toolchain install stable --profile minimal -c clippy -c rustfmt >&2 && rustup default stable >&2 || true
@@ -95,7 +97,7 @@ case ${1:-} in
   rust) rust ;;
   lab)
     qemu
-    install binutils busybox-static cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev python3 xz-utils
+    install binutils busybox-static cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev lz4 python3 xz-utils zstd
     ;;
   update) apt_get update ;;
   *) say "usage: deps.sh rust|lab|update"; exit 2 ;;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/version` | [`Version`](crate::api_types::Version) |
 //! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/fdb` | an array of [`FdbEntry`](crate::api_types::FdbEntry), one on a line; the query is an [`FdbFilter`] |
+//! | `GET /v1/fdb` | an array of [`FdbEntry`], one on a line; the query is an [`FdbFilter`] |
 //! | `DELETE /v1/fdb` | [`Flushed`]; the query as above |
 //! | `POST /v1/reload` | [`Reloaded`] |
 //! | `GET /metrics` | Prometheus' text format |

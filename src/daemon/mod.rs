@@ -1,7 +1,7 @@
 //! The daemon: the one place that changes the world.
 //!
 //! A single-threaded runtime carries sockets, signals and the API. Everything that happens arrives as
-//! an [`Event`](event::Event) or a command of the API; both change the [`World`], and at most once a
+//! an [`Event`] or a command of the API; both change the [`World`], and at most once a
 //! millisecond a new snapshot of it is published to the workers. No worker ever waits for the daemon.
 
 mod apply;

@@ -22,9 +22,9 @@ pub(super) struct Split {
     event_idx: bool,
     /// `size` descriptors.
     desc: *const u8,
-    /// flags, idx, ring[size], `used_event`.
+    /// `flags`, `idx`, `ring`, `used_event`.
     avail: *mut u16,
-    /// flags, idx, ring[size] of (id: u32, len: u32), `avail_event`.
+    /// `flags`, `idx`, `ring` of (id: u32, len: u32), `avail_event`.
     used: *mut u16,
     marks: Marks,
 }
