@@ -9,6 +9,7 @@ use evb::cli::{self, Cli, Command, Run};
 use evb::config::Config;
 use evb::daemon;
 use evb::privileged::{self, Privileged};
+use evb::uplink::Spec;
 
 /// Exit code for what goes wrong while running.
 const EXIT_RUNTIME: u8 = 1;
@@ -60,7 +61,9 @@ fn serve(run: Run) -> ExitCode {
         .filter_map(Path::parent)
         .map(Path::to_owned)
         .collect();
-    let done = Privileged::spawn(directories)
+    let specs = config.specs();
+    let devices = specs.values().flat_map(Spec::devices);
+    let done = Privileged::spawn(directories, devices)
         .map_err(|error| error.to_string())
         .and_then(|privileged| {
             daemon::run(config, run.config, privileged).map_err(|error| error.to_string())

@@ -139,7 +139,7 @@ fn reflected_frames() {
         for to in LOCAL {
             let reflected = frame(n, number(to));
             let by_switch =
-                !is('p', from) && !is('p', to) && !(is('b', from) && is('b', to)) && from != to;
+                !(is('p', from) || is('p', to) || is('b', from) && is('b', to) || from == to);
             if by_switch {
                 net.flow("up", &reflected, &[to]);
             } else if from == to {

@@ -115,10 +115,10 @@ fn priority_and_dei_are_kept() {
         let tci = priority << 12;
         let plain = long(1, &[]);
         // VID 0 is the PVID with the priority kept.
-        let ten = long(1, &[(C, tci | 10)]);
+        let ten = long(1, &[(C, tci | 0xa)]);
         let to = [("a2", &plain[..]), ("n", &plain), ("t", &ten), ("up", &ten)];
         net.pass("a1", &long(1, &[(C, tci)]), &to);
-        let (plain, ten) = (long(5, &[]), long(5, &[(C, tci | 10)]));
+        let (plain, ten) = (long(5, &[]), long(5, &[(C, tci | 0xa)]));
         let to = [
             ("a1", &plain[..]),
             ("a2", &plain),
@@ -126,7 +126,7 @@ fn priority_and_dei_are_kept() {
             ("up", &ten),
         ];
         net.pass("n", &long(5, &[(C, tci)]), &to);
-        let (plain, twenty) = (long(4, &[]), long(4, &[(C, tci | 20)]));
+        let (plain, twenty) = (long(4, &[]), long(4, &[(C, tci | 0x14)]));
         net.pass(
             "t",
             &twenty,

@@ -21,6 +21,7 @@ mod file;
 mod model;
 mod read;
 mod report;
+mod specs;
 
 pub use diff::{Change, Impact, Step, Update};
 pub use model::{

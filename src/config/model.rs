@@ -165,15 +165,21 @@ pub enum Attachment {
 }
 
 impl Attachment {
-    /// The links of the uplink.
-    pub fn links(&self) -> impl Iterator<Item = &Link> {
+    /// The links of the uplink `uplink` with their names: its own, or those of a bond's members.
+    pub fn named_links<'a>(&'a self, uplink: &'a str) -> impl Iterator<Item = (&'a str, &'a Link)> {
         let (single, members) = match self {
-            Attachment::Single(link) => (Some(link), &[][..]),
+            Attachment::Single(link) => (Some((uplink, link)), &[][..]),
             Attachment::Bond(members) => (None, members.as_slice()),
         };
-        single
-            .into_iter()
-            .chain(members.iter().map(|member| &member.link))
+        let members = members
+            .iter()
+            .map(|member| (member.name.as_str(), &member.link));
+        single.into_iter().chain(members)
+    }
+
+    /// The links of the uplink.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        self.named_links("").map(|(_, link)| link)
     }
 }
 

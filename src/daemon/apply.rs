@@ -53,8 +53,7 @@ enum Plug {
 impl Wanted {
     /// Whether a running port can become this one without its front end noticing.
     fn keeps(&self, now: &Wanted) -> bool {
-        self.relay == now.relay
-            && self.plug == now.plug
+        self.plug == now.plug
             && self.settings.role == now.settings.role
             // The guest was told its MTU.
             && self.settings.mtu == now.settings.mtu
@@ -170,11 +169,18 @@ impl Daemon {
             .filter(|(_, port)| !self.stays(&port.name, &wanted, config))
             .map(|(id, _)| id)
             .collect();
-        for id in gone {
-            if let Some(port) = self.world.remove_port(id) {
-                log::info!("port {}: removed", port.name);
-                self.closing += usize::from(port.device().is_some_and(Device::is_open));
-            }
+        let gone: Vec<_> = gone
+            .into_iter()
+            .filter_map(|id| self.world.take_port(id))
+            .collect();
+        // No worker forwards for these ports any more before what they have learned is forgotten and
+        // their places are given to others.
+        self.publish();
+        self.pool.barrier().wait(self.published);
+        for port in gone {
+            log::info!("port {}: removed", port.name);
+            self.world.release(&port);
+            self.closing += usize::from(port.device().is_some_and(Device::is_open));
         }
         self.wanted
             .0
@@ -232,7 +238,7 @@ impl Daemon {
 
     fn stays(&self, name: &str, wanted: &BTreeMap<String, Wanted>, config: &Config) -> bool {
         match (self.wanted.0.get(name), wanted.get(name)) {
-            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&now.relay),
+            (Some(now), Some(next)) => now.keeps(next) && config.relays.contains_key(&next.relay),
             _ => false,
         }
     }
@@ -266,12 +272,16 @@ impl Daemon {
             port: name.to_owned(),
             why,
         };
+        let relay = self.world.relay_named(&wanted.relay);
+        let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
         if let Some(id) = self.world.port_named(name) {
+            if self.world.port(id).is_some_and(|port| port.relay != relay) {
+                let moved = self.world.move_port(id, relay);
+                moved.map_err(|e| fail(e.to_string()))?;
+            }
             self.world.set_port(id, wanted.settings.clone());
             return Ok(());
         }
-        let relay = self.world.relay_named(&wanted.relay);
-        let relay = relay.ok_or_else(|| fail(format!("there is no relay {}", wanted.relay)))?;
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
             Plug::VhostUser {
@@ -309,7 +319,9 @@ impl Daemon {
                 Ok(())
             }
             Err(why) => {
-                self.world.remove_port(id);
+                if let Some(port) = self.world.take_port(id) {
+                    self.world.release(&port);
+                }
                 Err(fail(why))
             }
         }

@@ -327,10 +327,14 @@ impl PortHost for Host {
     }
 
     fn report(&self, update: Update) {
+        let (done, dealt_with) = oneshot::channel();
         self.send(|port, session| Event::Update {
             port,
             session,
             update,
+            done,
         });
+        // Nothing is ever sent.
+        let _ = dealt_with.blocking_recv();
     }
 }

@@ -38,6 +38,8 @@ pub enum Event {
         port: PortId,
         session: SessionId,
         update: Update,
+        /// Dropped when it has been dealt with: a session does not run ahead of the daemon.
+        done: oneshot::Sender<()>,
     },
     /// A front end is gone, and all that was its with it.
     Disconnected { port: PortId, session: SessionId },
@@ -45,6 +47,8 @@ pub enum Event {
     Quiet { port: PortId },
     /// A worker found a port broken.
     Failed { port: PortId, error: Fault },
+    /// A guest kicks and there is never anything in its ring.
+    Hollow { port: PortId },
     /// An endpoint that was told to stop has stopped.
     EndpointGone,
 }

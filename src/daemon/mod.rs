@@ -12,8 +12,9 @@ mod event;
 mod report;
 mod world;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::announce;
 use crate::api::{self, Refusal, RefusalKind};
 use crate::api_types::Reloaded;
-use crate::config::{Config, Poll};
+use crate::config::{Change, Config, Poll};
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
-use crate::vhost_user::Update;
+use crate::vhost_user::{SHARE_HINT, Update};
 use crate::worker::{self, Polling, Pool, PortId};
 pub use apply::{ApplyError, check};
 use event::Event;
@@ -90,6 +91,8 @@ pub struct Daemon {
     events: mpsc::UnboundedSender<Event>,
     /// What the running state was made from.
     config: Config,
+    /// Directories in which sockets may be: those that were named at start.
+    directories: BTreeSet<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -166,13 +169,14 @@ async fn serve(
     let (events, mut news) = mpsc::unbounded_channel();
     let mut signals = Signals::new().map_err(system("signal handlers"))?;
     let to_daemon = events.clone();
-    let pool = Pool::start(
-        settings(&config),
-        move |worker::Event::Failed { port, error }| {
-            // The daemon outlives the workers.
-            let _ = to_daemon.send(Event::Failed { port, error });
-        },
-    )
+    let pool = Pool::start(settings(&config), move |event| {
+        let event = match event {
+            worker::Event::Failed { port, error } => Event::Failed { port, error },
+            worker::Event::Hollow { port } => Event::Hollow { port },
+        };
+        // The daemon outlives the workers.
+        let _ = to_daemon.send(event);
+    })
     .map_err(system("the workers"))?;
     let privileged = Arc::new(privileged);
     let (commands, mut requests) = api::channel();
@@ -197,6 +201,8 @@ async fn serve(
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
+    let parents = config.sockets().filter_map(Path::parent);
+    daemon.directories = parents.map(Path::to_owned).collect();
     daemon.config = config;
     daemon.publish();
     log::info!(
@@ -208,14 +214,15 @@ async fn serve(
     loop {
         let publish_at = tokio::time::Instant::from_std(daemon.published_at + PUBLISH_EVERY);
         tokio::select! {
+            // News come last: whoever makes many keeps nobody else from being served.
             biased;
-            Some(event) = news.recv() => daemon.handle(event),
-            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
-            Some(command) = requests.recv() => daemon.command(command),
             _ = signals.stop.recv() => break,
             _ = signals.interrupt.recv() => break,
+            () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
             _ = signals.reload.recv() => daemon.reload(None),
             _ = housekeeping.tick() => daemon.keep_house(),
+            Some(command) = requests.recv() => daemon.command(command),
+            Some(event) = news.recv() => daemon.handle(event),
         }
     }
     log::info!("stopping");
@@ -275,6 +282,7 @@ impl Daemon {
             privileged,
             events,
             config: Config::default(),
+            directories: BTreeSet::new(),
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,
@@ -302,13 +310,9 @@ impl Daemon {
         for (port, extra) in std::mem::take(&mut self.announcing) {
             self.announce(port, extra);
         }
-        for port in self.falling.drain(..) {
-            let (barrier, events) = (self.pool.barrier(), self.events.clone());
-            let number = self.published;
-            tokio::task::spawn_blocking(move || {
-                barrier.wait(number);
-                let _ = events.send(Event::Quiet { port });
-            });
+        for port in std::mem::take(&mut self.falling) {
+            let events = self.events.clone();
+            self.when_in_force(move || drop(events.send(Event::Quiet { port })));
         }
     }
 
@@ -344,7 +348,11 @@ impl Daemon {
                 port,
                 session,
                 update,
-            } => self.update(port, session, &update),
+                done,
+            } => {
+                self.update(port, session, &update);
+                drop(done);
+            }
             Event::Disconnected { port, session } => {
                 if let Some(device) = self.device(port, session) {
                     device.session = None;
@@ -363,6 +371,15 @@ impl Daemon {
                 }
             }
             Event::Failed { port, error } => self.fail(port, &error.to_string()),
+            Event::Hollow { port } => {
+                if let Some(port) = self.world.port(port) {
+                    log::warn!(
+                        "port {}: the guest kicks, but its ring is empty: it writes to memory that is \
+                         not shared. {SHARE_HINT}",
+                        port.name
+                    );
+                }
+            }
             Event::EndpointGone => {
                 self.closing = self.closing.saturating_sub(1);
                 self.finish_reload();
@@ -412,8 +429,10 @@ impl Daemon {
         match update {
             Update::Negotiated(features) => device.features = *features,
             Update::Announce(mac) => {
-                self.announcing.push((id, Some(*mac)));
-                self.dirty = true;
+                if !self.announcing.contains(&(id, Some(*mac))) {
+                    self.announcing.push((id, Some(*mac)));
+                    self.dirty = true;
+                }
             }
             Update::Mtu(mtu) => {
                 let Some(port) = self.world.port(id) else {
@@ -474,7 +493,6 @@ impl Daemon {
         match self.begin_reload() {
             Ok(config) => {
                 self.reload = Some(Reload { config, reply });
-                self.finish_reload();
             }
             Err((error, remedy)) => {
                 log::error!("reload refused, all goes on as before:\n{error}");
@@ -494,10 +512,28 @@ impl Daemon {
             let error = "evb was started without a configuration file".to_owned();
             return Err((error, "start it with `evb run --config FILE`"));
         };
-        let config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        let mut config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        // What concerns the process itself stays as it is until the next start.
+        config.daemon = self.config.daemon.clone();
+        let elsewhere = config.sockets().find(|path| {
+            path.parent()
+                .is_some_and(|parent| !self.directories.contains(parent))
+        });
+        if let Some(path) = elsewhere {
+            let error = format!(
+                "{} is in a directory that held no socket when evb started",
+                path.display()
+            );
+            return Err((error, "start evb anew, or put the socket beside the others"));
+        }
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config)
             .map_err(|error| (error.to_string(), MEND))?;
+        // What was removed may be given to others only when no worker uses it any more.
+        self.publish();
+        self.closing += 1;
+        let events = self.events.clone();
+        self.when_in_force(move || drop(events.send(Event::EndpointGone)));
         Ok(config)
     }
 
@@ -512,21 +548,20 @@ impl Daemon {
         let changes = Config::diff(&self.config, &config);
         let errors = self.establish(&config);
         self.config = config;
-        let answer = if errors.is_empty() {
-            let changes: Vec<_> = changes.iter().map(report::change).collect();
-            log::info!("reloaded; {}", changes.join("; "));
-            Ok(Reloaded { changes })
-        } else {
-            let text = errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n");
-            log::error!("reloaded in part:\n{text}");
-            let remedy = "everything else was carried out; mend this and reload again";
-            Err(Refusal::new(RefusalKind::Failed, text, remedy))
-        };
-        reply.map(|reply| reply.send(answer));
+        self.publish();
+        self.when_in_force(move || {
+            let answer = answer(&changes, &errors);
+            reply.map(|reply| reply.send(answer));
+        });
+    }
+
+    /// Does something when all workers see what was published last.
+    fn when_in_force(&self, then: impl FnOnce() + Send + 'static) {
+        let (barrier, number) = (self.pool.barrier(), self.published);
+        tokio::task::spawn_blocking(move || {
+            barrier.wait(number);
+            then();
+        });
     }
 
     /// What is due now and then.
@@ -542,6 +577,7 @@ impl Daemon {
 
     /// Closes all sockets and waits for their sessions.
     async fn stop(&mut self, news: &mut mpsc::UnboundedReceiver<Event>) {
+        self.reload = None;
         if let Err(error) = self.retire(&Config::default()) {
             log::error!("{error}");
         }
@@ -562,4 +598,18 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Logs what came of a reload, and says it to whom asked for it.
+fn answer(changes: &[Change], errors: &[ApplyError]) -> Result<Reloaded, Refusal> {
+    if errors.is_empty() {
+        let changes: Vec<_> = changes.iter().map(report::change).collect();
+        log::info!("reloaded; {}", changes.join("; "));
+        return Ok(Reloaded { changes });
+    }
+    let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let text = text.join("\n");
+    log::error!("reloaded in part:\n{text}");
+    let remedy = "everything else was carried out; mend this and reload again";
+    Err(Refusal::new(RefusalKind::Failed, text, remedy))
 }

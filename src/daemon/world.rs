@@ -123,6 +123,17 @@ pub enum WorldError {
     TooManySlots,
 }
 
+impl RelayEntry {
+    /// A slot for a port, without anything left of the port that had it before: workers may have
+    /// learned more from that one after it was removed.
+    fn vacant_slot(&mut self) -> Result<Slot, WorldError> {
+        let place = free_place(&mut self.slots);
+        let slot = Slot::new(place).ok_or(WorldError::TooManySlots)?;
+        self.tables.port_down(slot);
+        Ok(slot)
+    }
+}
+
 impl World {
     /// Nothing, for `worker_count` workers.
     pub fn new(worker_count: usize) -> Self {
@@ -215,11 +226,12 @@ impl World {
         Ok(place)
     }
 
-    /// Changes the settings of a relay. A table for more addresses starts empty.
+    /// Changes the settings of a relay. A table of another size starts with what is pinned.
     pub fn set_relay(&mut self, place: usize, config: RelayConfig) {
         if let Some(Some(relay)) = self.relays.get_mut(place) {
             if relay.config.max_entries != config.max_entries {
                 relay.fdb = Arc::new(Fdb::new(config.max_entries));
+                relay.tables.copy_pins(&relay.fdb);
             }
             relay.config = config;
         }
@@ -248,9 +260,8 @@ impl World {
         let Some(Some(entry)) = self.relays.get_mut(relay) else {
             return Err(WorldError::TooManySlots);
         };
-        let slot_place = free_place(&mut entry.slots);
-        let slot = Slot::new(slot_place).ok_or(WorldError::TooManySlots)?;
-        entry.slots[slot_place] = Some(id);
+        let slot = entry.vacant_slot()?;
+        entry.slots[slot.index()] = Some(id);
         let pairs = match &kind {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
@@ -272,6 +283,26 @@ impl World {
         Ok(id)
     }
 
+    /// Takes a port to another relay, which knows nothing of it yet.
+    pub fn move_port(&mut self, id: PortId, relay: usize) -> Result<(), WorldError> {
+        let Some(Some(port)) = self.ports.get_mut(id.index()) else {
+            return Ok(());
+        };
+        let Some(Some(next)) = self.relays.get_mut(relay) else {
+            return Err(WorldError::TooManySlots);
+        };
+        let slot = next.vacant_slot()?;
+        next.slots[slot.index()] = Some(id);
+        if let Some(Some(last)) = self.relays.get_mut(port.relay) {
+            last.tables.port_removed(port.slot);
+            last.slots[port.slot.index()] = None;
+        }
+        let config = port.bridge.config().clone();
+        port.bridge = relay::Port::new(config, Arc::default());
+        (port.relay, port.slot, port.published) = (relay, slot, None);
+        Ok(())
+    }
+
     /// Changes what the relay is told of a port.
     pub fn set_port(&mut self, id: PortId, config: PortConfig) {
         if let Some(Some(port)) = self.ports.get_mut(id.index())
@@ -291,19 +322,33 @@ impl World {
         }
     }
 
-    /// Removes a port and all that its relay has learned of it.
-    pub fn remove_port(&mut self, id: PortId) -> Option<PortEntry> {
+    /// Takes a port out of the world. Its slot stays taken until [`World::release`].
+    pub fn take_port(&mut self, id: PortId) -> Option<PortEntry> {
         let port = self.ports.get_mut(id.index())?.take()?;
         for worker in &port.workers {
             self.load[*worker] -= 1;
         }
+        if let Kind::Patch(Some(peer)) = &port.kind
+            && let Some(Some(other)) = self.ports.get_mut(peer.index())
+        {
+            other.kind = Kind::Patch(None);
+            other.published = None;
+        }
+        for relay in self.relays.iter_mut().flatten() {
+            relay.view = None;
+        }
+        Some(port)
+    }
+
+    /// Forgets what a relay has learned of a port that was taken out, and gives its slot away. No
+    /// worker may know the port any more.
+    pub fn release(&mut self, port: &PortEntry) {
         if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
             relay.tables.port_removed(port.slot);
             if let Some(slot) = relay.slots.get_mut(port.slot.index()) {
                 *slot = None;
             }
         }
-        Some(port)
     }
 
     /// Builds the tables of a relay after its settings or its ports' have changed.
@@ -373,7 +418,7 @@ impl World {
                     .map_while(Slot::new)
                     .zip(&relay.slots)
                     .filter(|(_, id)| {
-                        let port = id.and_then(|id| self.ports[id.index()].as_ref());
+                        let port = id.and_then(|id| self.ports.get(id.index())?.as_ref());
                         port.is_some_and(PortEntry::is_active)
                     })
                     .map(|(slot, _)| slot)

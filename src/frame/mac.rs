@@ -4,62 +4,62 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A 48-bit MAC address.
+///
+/// Kept as a number, which is what look-up and comparison want.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac([u8; 6]);
+pub struct Mac(u64);
 
 impl Mac {
     /// The broadcast address.
-    pub const BROADCAST: Mac = Mac([0xff; 6]);
+    pub const BROADCAST: Mac = Mac::from_u64(u64::MAX);
 
     /// The address with these octets, in the order of transmission.
     pub const fn new(octets: [u8; 6]) -> Mac {
-        Mac(octets)
+        let [a, b, rest @ ..] = octets;
+        Mac((u16::from_be_bytes([a, b]) as u64) << 32 | u32::from_be_bytes(rest) as u64)
     }
 
     /// The address whose number is the low 48 bits of `number`.
     pub const fn from_u64(number: u64) -> Mac {
-        let [_, _, octets @ ..] = number.to_be_bytes();
-        Mac(octets)
+        Mac(number & 0xffff_ffff_ffff)
     }
 
     /// The octets in the order of transmission.
     pub const fn octets(self) -> [u8; 6] {
-        self.0
+        let [_, _, octets @ ..] = self.0.to_be_bytes();
+        octets
     }
 
     /// The address as a number below 2^48.
     pub const fn to_u64(self) -> u64 {
-        let mut bytes = [0; 8];
-        let (_, low) = bytes.split_at_mut(2);
-        low.copy_from_slice(&self.0);
-        u64::from_be_bytes(bytes)
+        self.0
     }
 
     /// Whether it is a group address: multicast or broadcast.
     pub const fn is_group(self) -> bool {
-        self.0[0] & 1 != 0
+        self.0 >> 40 & 1 != 0
     }
 
     /// Whether it is the broadcast address.
     pub const fn is_broadcast(self) -> bool {
-        self.to_u64() == Mac::BROADCAST.to_u64()
+        self.0 == Mac::BROADCAST.0
     }
 
     /// Whether all its octets are zero.
     pub const fn is_zero(self) -> bool {
-        self.to_u64() == 0
+        self.0 == 0
     }
 }
 
 impl From<[u8; 6]> for Mac {
     fn from(octets: [u8; 6]) -> Mac {
-        Mac(octets)
+        Mac::new(octets)
     }
 }
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, others @ ..] = self.0;
+        let [first, others @ ..] = self.octets();
         write!(f, "{first:02x}")?;
         others
             .iter()
@@ -94,7 +94,7 @@ impl FromStr for Mac {
             *octet = u8::from_str_radix(group, 16).map_err(|_| MacError)?;
         }
         match groups.next() {
-            None => Ok(Mac(octets)),
+            None => Ok(Mac::new(octets)),
             Some(_) => Err(MacError),
         }
     }

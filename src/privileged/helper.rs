@@ -7,15 +7,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::place::{Identity, Place};
-use super::protocol::{Refusal, Reply, Request};
+use super::protocol::{LinkRefusal, Refusal, Reply, Request};
 use crate::sys::fdpass::{Channel, MESSAGE_MAX};
 use crate::sys::process;
+use crate::uplink::{self, Created, Opened, Spec};
 
 /// Sockets are for the owner and the group: `rw-rw----`.
 const UMASK: u32 = 0o117;
 
 /// Serves the daemon whose channel is standard input; returns when the daemon has closed it, by
-/// intention or by dying, and all sockets are removed.
+/// intention or by dying, and all sockets and devices are removed.
 ///
 /// For the hidden subcommand [`super::SUBCOMMAND`], before the process has threads.
 ///
@@ -39,10 +40,23 @@ pub fn serve() -> io::Result<()> {
 struct Helper {
     /// Real paths of the directories in which sockets may be.
     allowed: BTreeSet<PathBuf>,
+    /// Names of network devices that may be touched.
+    devices: BTreeSet<String>,
     sealed: bool,
+    /// Network devices that it made and that do not go by themselves, by their number.
+    made: BTreeMap<u32, Made>,
     /// Sockets that it made, by their real path.
     bound: BTreeMap<PathBuf, Identity>,
 }
+
+/// A network device that is to be removed.
+struct Made {
+    name: String,
+    created: Created,
+}
+
+/// The answer to a request, and the descriptors that go with it.
+type Answer = (Reply, Vec<OwnedFd>);
 
 impl Helper {
     fn run(&mut self, channel: &Channel) -> io::Result<()> {
@@ -53,20 +67,43 @@ impl Helper {
                 return Ok(());
             }
             let request = serde_json::from_slice(&buffer[..length])?;
-            let (reply, socket) = match self.answer(request) {
-                Ok(None) => (Reply::Done, None),
-                Ok(Some(socket)) => (Reply::Socket, Some(socket)),
-                Err(refusal) => (Reply::Refused(refusal), None),
-            };
+            let (reply, descriptors) = self.answer(request);
             let message = serde_json::to_vec(&reply)?;
-            match channel.send(&message, socket.as_ref().map(OwnedFd::as_fd)) {
+            let descriptors: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+            match channel.send(&message, &descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 done => done?,
             }
         }
     }
 
-    fn answer(&mut self, request: Request) -> Result<Option<OwnedFd>, Refusal> {
+    fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::AllowDevice { .. } if self.sealed => refused_link(LinkRefusal::Order),
+            Request::AllowDevice { name } => {
+                self.devices.insert(name);
+                (Reply::Done, vec![])
+            }
+            Request::OpenLink { .. } | Request::RemoveLink { .. } if !self.sealed => {
+                refused_link(LinkRefusal::Order)
+            }
+            Request::OpenLink { spec } => match self.open_link(&spec) {
+                Ok(Opened { facts, queues, .. }) => (Reply::Link(facts), queues),
+                Err(refusal) => refused_link(refusal),
+            },
+            Request::RemoveLink { ifindex } => match self.remove_link(ifindex) {
+                Ok(()) => (Reply::Done, vec![]),
+                Err(refusal) => refused_link(refusal),
+            },
+            request => match self.answer_for_path(request) {
+                Ok(None) => (Reply::Done, vec![]),
+                Ok(Some(socket)) => (Reply::Socket, vec![socket]),
+                Err(refusal) => (Reply::Refused(refusal), vec![]),
+            },
+        }
+    }
+
+    fn answer_for_path(&mut self, request: Request) -> Result<Option<OwnedFd>, Refusal> {
         match request {
             Request::Allow { .. } | Request::Seal if self.sealed => Err(Refusal::Order),
             Request::Allow { directory } => {
@@ -77,17 +114,38 @@ impl Helper {
                 self.sealed = true;
                 Ok(None)
             }
-            _ if !self.sealed => Err(Refusal::Order),
-            Request::Bind { path } => self.bind(&path).map(Some),
-            Request::Connect { path } => {
+            Request::Bind { path } if self.sealed => self.bind(&path).map(Some),
+            Request::Connect { path } if self.sealed => {
                 let stream = Place::open(&self.allowed, &path)?.connect()?;
                 Ok(Some(stream.into()))
             }
-            Request::Unlink { path } => {
+            Request::Unlink { path } if self.sealed => {
                 self.unlink(&path)?;
                 Ok(None)
             }
+            _ => Err(Refusal::Order),
         }
+    }
+
+    fn open_link(&mut self, spec: &Spec) -> Result<Opened, LinkRefusal> {
+        if let Some(other) = spec.devices().find(|name| !self.devices.contains(*name)) {
+            let device = other.to_owned();
+            return Err(LinkRefusal::NotAllowed { device });
+        }
+        let mut opened = uplink::open(spec)?;
+        if let Some(created) = opened.created.take() {
+            let name = opened.facts.name.clone();
+            let made = Made { name, created };
+            self.made.insert(opened.facts.ifindex, made);
+        }
+        Ok(opened)
+    }
+
+    fn remove_link(&mut self, ifindex: u32) -> Result<(), LinkRefusal> {
+        let made = self.made.get(&ifindex).ok_or(LinkRefusal::NotMade)?;
+        made.created.remove()?;
+        self.made.remove(&ifindex);
+        Ok(())
     }
 
     fn allow(&mut self, directory: &Path) -> Result<(), Refusal> {
@@ -116,8 +174,13 @@ impl Helper {
         Ok(())
     }
 
-    /// Removes every socket that is still ours.
+    /// Removes every socket and every device that is still ours.
     fn remove_all(&mut self) {
+        for made in std::mem::take(&mut self.made).into_values() {
+            if let Err(error) = made.created.remove() {
+                eprintln!("evb: the device {} stays behind: {error}", made.name);
+            }
+        }
         for (path, identity) in std::mem::take(&mut self.bound) {
             let removed =
                 Place::open(&self.allowed, &path).and_then(|place| place.remove(identity));
@@ -126,4 +189,8 @@ impl Helper {
             }
         }
     }
+}
+
+fn refused_link(refusal: LinkRefusal) -> Answer {
+    (Reply::LinkRefused(refusal), vec![])
 }

@@ -8,10 +8,12 @@
 //! - listen on or connect to unix stream sockets directly inside the directories named at start. The
 //!   set is closed then: a reload that names another directory is refused, with the remedy (restart);
 //! - replace a socket there that nobody listens on; never a socket in use, nor any other file;
-//! - remove sockets that it made itself.
+//! - remove sockets that it made itself;
+//! - make, take and set up the network devices named at start, a set that is closed as well, and
+//!   remove those that it made itself.
 //!
 //! The helper ignores the signals that stop a process and lives as long as the channel: when the daemon
-//! is gone, by intention or by SIGKILL, it removes the sockets that are still its own and exits. A
+//! is gone, by intention or by SIGKILL, it removes the sockets and devices that are still its own and exits. A
 //! socket that a restarted daemon has put in their place stays.
 //!
 //! Any thread may ask; one request is under way at a time, and none waits for another process:
@@ -32,10 +34,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 pub use helper::serve;
-pub use protocol::{Action, Error, Refusal};
+pub use protocol::{Action, Error, LinkRefusal, Refusal};
 use protocol::{Reply, Request};
 
 use crate::sys::fdpass::{Channel, MESSAGE_MAX};
+use crate::uplink::{Link, LinkError, Spec};
 
 /// The hidden subcommand by which this program becomes the helper; [`serve`] is what it runs.
 pub const SUBCOMMAND: &str = "privileged-helper";
@@ -50,22 +53,25 @@ pub struct Privileged {
 
 impl Privileged {
     /// Starts the helper. Sockets may be in these directories (absolute paths; one that is missing
-    /// may be created later), and in no other for as long as the helper lives.
+    /// may be created later), and in no other for as long as the helper lives; the same goes for the
+    /// names of network devices.
     ///
     /// # Errors
     ///
     /// [`Error::Start`], or [`Error::Refused`] for a directory that is not an absolute path.
-    pub fn spawn<P: AsRef<Path>>(
+    pub fn spawn<P: AsRef<Path>, D: AsRef<str>>(
         directories: impl IntoIterator<Item = P>,
+        devices: impl IntoIterator<Item = D>,
     ) -> Result<Privileged, Error> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("evb").arg(SUBCOMMAND);
-        Privileged::spawn_as(command, directories)
+        Privileged::spawn_as(command, directories, devices)
     }
 
-    fn spawn_as<P: AsRef<Path>>(
+    fn spawn_as<P: AsRef<Path>, D: AsRef<str>>(
         mut command: Command,
         directories: impl IntoIterator<Item = P>,
+        devices: impl IntoIterator<Item = D>,
     ) -> Result<Privileged, Error> {
         let (ours, theirs) = Channel::pair().map_err(Error::Start)?;
         // The command holds the other end until it is dropped, so that must be before we wait.
@@ -85,6 +91,14 @@ impl Privileged {
                 directory: path.to_owned(),
             };
             helper.done(&request, Action::Allow, path)?;
+        }
+        for device in devices {
+            let name = device.as_ref().to_owned();
+            helper.ask_link(
+                &Request::AllowDevice { name },
+                device.as_ref(),
+                Action::AllowDevice,
+            )?;
         }
         // Its answer also says that the helper has come up and ignores signals by now.
         helper.done(&Request::Seal, Action::Allow, Path::new("/"))?;
@@ -130,74 +144,136 @@ impl Privileged {
         self.done(&request, Action::Unlink, path)
     }
 
+    /// Makes or takes a network device. It is removed, if it was made, by
+    /// [`Privileged::remove_link`] or with the helper; a TAP device goes with the last use of the link.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkRefused`] says why not and what helps; [`Error::Gone`].
+    pub fn open_link(&self, spec: &Spec) -> Result<Link, Error> {
+        let request = Request::OpenLink { spec: spec.clone() };
+        match self.ask_link(&request, spec.name(), Action::OpenLink)? {
+            (Reply::Link(facts), queues) if !queues.is_empty() => Ok(Link::new(facts, queues)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Removes the device of a link if [`Privileged::open_link`] made it and it does not go by itself.
+    /// It is no error if it is gone, or if it was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkRefused`] for what the system refuses; [`Error::Gone`].
+    pub fn remove_link(&self, link: &Link) -> Result<(), Error> {
+        let ifindex = link.ifindex();
+        let request = Request::RemoveLink { ifindex };
+        match self.ask_link(&request, link.name(), Action::Unlink) {
+            Err(Error::LinkRefused {
+                refusal: LinkRefusal::NotMade,
+                ..
+            })
+            | Ok((Reply::Done, _)) => Ok(()),
+            Ok(_) => Err(unexpected()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn socket<T: From<OwnedFd>>(
         &self,
         request: &Request,
         action: Action,
         path: &Path,
     ) -> Result<T, Error> {
-        match self.ask(request, action, path)? {
-            Some(socket) => Ok(T::from(socket)),
-            None => Err(Error::Gone(io::ErrorKind::InvalidData.into())),
-        }
+        let (_, mut sockets) = self.ask(request, action, path)?;
+        sockets.pop().map(T::from).ok_or_else(unexpected)
     }
 
     fn done(&self, request: &Request, action: Action, path: &Path) -> Result<(), Error> {
         self.ask(request, action, path).map(drop)
     }
 
+    /// Asks for something about a path.
     fn ask(
         &self,
         request: &Request,
         action: Action,
         path: &Path,
-    ) -> Result<Option<OwnedFd>, Error> {
-        // A path that is not UTF-8 has no JSON, and one too long for a message no file.
-        let unusable = |_| {
-            let error = io::Error::from_raw_os_error(libc::EINVAL);
-            Error::refused(action, path, Refusal::os("write the path as UTF-8", &error))
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let refused = |call: &str, errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            Error::refused(action, path, Refusal::os(call, &error))
         };
-        let message = serde_json::to_vec(request).map_err(unusable)?;
+        // A path that is not UTF-8 has no JSON, and one too long for a message no file.
+        let message = serde_json::to_vec(request)
+            .map_err(|_| refused("write the path as UTF-8", libc::EINVAL))?;
         if message.len() > MESSAGE_MAX {
-            let error = io::Error::from_raw_os_error(libc::ENAMETOOLONG);
-            return Err(Error::refused(action, path, Refusal::os("path", &error)));
+            return Err(refused("path", libc::ENAMETOOLONG));
         }
-        let answer = self.exchange(&message).map_err(|error| {
-            // What the kernel says of a descriptor that found no room in our table; the rest of the
-            // answer is lost with it.
-            if error.raw_os_error() == Some(libc::ENOBUFS) {
-                let error = io::Error::from_raw_os_error(libc::EMFILE);
-                Error::refused(action, path, Refusal::os("take the socket", &error))
-            } else {
-                Error::Gone(error)
-            }
-        })?;
-        match answer {
-            (Reply::Refused(refusal), _) => Err(Error::refused(action, path, refusal)),
-            (Reply::Socket, Some(socket)) => Ok(Some(socket)),
-            (Reply::Done, None) => Ok(None),
-            _ => Err(Error::Gone(io::ErrorKind::InvalidData.into())),
+        match self.exchange(&message) {
+            Ok((Reply::Refused(refusal), _)) => Err(Error::refused(action, path, refusal)),
+            Ok((reply @ (Reply::Socket | Reply::Done), descriptors)) => Ok((reply, descriptors)),
+            Ok(_) => Err(unexpected()),
+            Err(error) if found_no_room(&error) => Err(refused("take the socket", libc::EMFILE)),
+            Err(error) => Err(Error::Gone(error)),
         }
     }
 
-    fn exchange(&self, message: &[u8]) -> io::Result<(Reply, Option<OwnedFd>)> {
+    /// Asks for something about a network device.
+    fn ask_link(
+        &self,
+        request: &Request,
+        device: &str,
+        action: Action,
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let refused = |refusal| {
+            Err(Error::LinkRefused {
+                action,
+                device: device.to_owned(),
+                refusal,
+            })
+        };
+        let message =
+            serde_json::to_vec(request).map_err(|error| Error::Gone(io::Error::other(error)))?;
+        match self.exchange(&message) {
+            Ok((Reply::LinkRefused(refusal), _)) => refused(refusal),
+            Ok((reply @ (Reply::Link(_) | Reply::Done), queues)) => Ok((reply, queues)),
+            Ok(_) => Err(unexpected()),
+            Err(error) if found_no_room(&error) => refused(LinkRefusal::Device(LinkError::Os {
+                call: "taking its descriptors".to_owned(),
+                errno: libc::EMFILE,
+            })),
+            Err(error) => Err(Error::Gone(error)),
+        }
+    }
+
+    fn exchange(&self, message: &[u8]) -> io::Result<(Reply, Vec<OwnedFd>)> {
         let Some(channel) = &self.channel else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         // Nothing under the lock panics, so there is no half-done exchange behind a poisoned one.
         let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.send(message, None)?;
+        channel.send(message, &[])?;
         let mut buffer = vec![0; MESSAGE_MAX];
-        let (length, socket) = channel.receive(&mut buffer)?;
+        let (length, descriptors) = channel.receive(&mut buffer)?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok((serde_json::from_slice(&buffer[..length])?, socket))
+        Ok((serde_json::from_slice(&buffer[..length])?, descriptors))
     }
 }
 
+fn unexpected() -> Error {
+    Error::Gone(io::ErrorKind::InvalidData.into())
+}
+
+/// What the kernel says of descriptors that found no room in our table; the rest of the answer is
+/// lost with them.
+fn found_no_room(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
 impl Drop for Privileged {
-    /// Closes the channel and waits until the helper has removed the sockets.
+    /// Closes the channel and waits until the helper has removed its sockets and devices.
     fn drop(&mut self) {
         self.channel = None;
         if let Err(error) = self.child.wait() {

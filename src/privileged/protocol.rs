@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::uplink::{Facts, LinkError, Spec};
+
 /// What the daemon may ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Sockets may be made and reached in this directory. Refused after [`Request::Seal`].
     Allow { directory: PathBuf },
-    /// The directories are complete; everything else is refused before.
+    /// The network device of this name may be made, taken, changed and removed. Refused after
+    /// [`Request::Seal`].
+    AllowDevice { name: String },
+    /// Directories and devices are complete; everything else is refused before.
     Seal,
     /// A listening stream socket at this path.
     Bind { path: PathBuf },
@@ -18,6 +23,10 @@ pub(super) enum Request {
     Connect { path: PathBuf },
     /// Remove the socket that was bound at this path.
     Unlink { path: PathBuf },
+    /// Make or take a network device.
+    OpenLink { spec: Spec },
+    /// Remove the network device that was made under this number.
+    RemoveLink { ifindex: u32 },
 }
 
 /// The answer to one request.
@@ -27,8 +36,12 @@ pub(super) enum Reply {
     Done,
     /// The socket comes with this message.
     Socket,
-    /// Not done.
+    /// The device's descriptors come with this message.
+    Link(Facts),
+    /// Not done, for a path.
     Refused(Refusal),
+    /// Not done, for a device.
+    LinkRefused(LinkRefusal),
 }
 
 /// Why the helper did not do it.
@@ -104,7 +117,30 @@ impl Refusal {
     }
 }
 
-/// What was to be done with a path.
+/// Why the helper did not do it to a network device. The text ends with the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum LinkRefusal {
+    /// A device that was not given at start.
+    #[error(
+        "{device} is not one of the devices that evb was started with; restart evb with this \
+         configuration"
+    )]
+    NotAllowed {
+        /// The device.
+        device: String,
+    },
+    /// Only devices that the same daemon has made are removed.
+    #[error("it is not a device that this evb has made; remove it by hand if nobody needs it")]
+    NotMade,
+    /// The set of devices is closed, or not complete yet.
+    #[error("the set of devices can be given at start only; restart evb")]
+    Order,
+    /// The device cannot be made or taken.
+    #[error(transparent)]
+    Device(#[from] LinkError),
+}
+
+/// What was to be done with a path or a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Name it as a directory for sockets.
@@ -115,6 +151,10 @@ pub enum Action {
     Connect,
     /// Remove it.
     Unlink,
+    /// Name it as a device that may be opened.
+    AllowDevice,
+    /// Open it, a device.
+    OpenLink,
 }
 
 impl Action {
@@ -124,6 +164,8 @@ impl Action {
             Action::Bind => "listen on",
             Action::Connect => "connect to",
             Action::Unlink => "remove",
+            Action::AllowDevice => "use the device",
+            Action::OpenLink => "open",
         }
     }
 }
@@ -141,6 +183,17 @@ pub enum Error {
         /// Why not.
         #[source]
         refusal: Refusal,
+    },
+    /// The helper refused something about a network device. The text ends with the remedy.
+    #[error("cannot {} {device}: {refusal}", action.words())]
+    LinkRefused {
+        /// What was asked for.
+        action: Action,
+        /// The device it was asked for.
+        device: String,
+        /// Why not.
+        #[source]
+        refusal: LinkRefusal,
     },
     /// The helper could not be started.
     #[error("cannot start the privileged helper process: {0}")]
@@ -165,8 +218,12 @@ impl Error {
             Error::Refused {
                 refusal: Refusal::Os { errno, .. },
                 ..
+            }
+            | Error::LinkRefused {
+                refusal: LinkRefusal::Device(LinkError::Os { errno, .. }),
+                ..
             } => Some(*errno),
-            Error::Refused { .. } => None,
+            Error::Refused { .. } | Error::LinkRefused { .. } => None,
             Error::Start(error) | Error::Gone(error) => error.raw_os_error(),
         }
     }

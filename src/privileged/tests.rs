@@ -14,6 +14,10 @@ use tempfile::TempDir;
 
 use super::{Error, Privileged, Refusal};
 
+mod links;
+
+const NO_DEVICES: [&str; 0] = [];
+
 /// Set where this test program is to be the helper.
 const HELPER: &str = "EVB_TEST_HELPER";
 /// Set to a directory where this test program is to be a daemon that gets killed.
@@ -34,7 +38,7 @@ fn again(test: &str, role: &str, value: &Path) -> Command {
 
 fn spawn(directories: &[&Path]) -> Result<Privileged, Error> {
     let command = again("serve_if_told", HELPER, Path::new("yes"));
-    Privileged::spawn_as(command, directories)
+    Privileged::spawn_as(command, directories, NO_DEVICES)
 }
 
 #[test]
@@ -366,7 +370,11 @@ fn a_helper_that_died_is_an_error() {
     privileged.child.kill().unwrap();
     privileged.child.wait().unwrap();
     assert!(matches!(privileged.bind(&path), Err(Error::Gone(_))));
-    let missing = Privileged::spawn_as(Command::new("/nonexistent/evb"), [Path::new("/tmp")]);
+    let missing = Privileged::spawn_as(
+        Command::new("/nonexistent/evb"),
+        [Path::new("/tmp")],
+        NO_DEVICES,
+    );
     let Err(Error::Start(error)) = missing else {
         panic!("started");
     };

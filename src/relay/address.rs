@@ -24,6 +24,7 @@ pub(super) enum Location {
 
 impl View<'_> {
     /// Where `mac` is in a VLAN. Registered addresses come before static and learned ones.
+    #[inline]
     pub(super) fn locate(&self, vlan: &Vlan<'_>, mac: Mac, now: Seconds) -> Location {
         if let Some(slot) = self.registered_at(vlan, mac, None) {
             return Location::At(slot);
@@ -41,7 +42,17 @@ impl View<'_> {
 
     /// The port in a VLAN that `mac` is registered at, by configuration or because it was pinned,
     /// `except` excepted. Inactive ports own nothing. Of two that claim it, the lower slot has it.
+    #[inline]
     fn registered_at(&self, vlan: &Vlan<'_>, mac: Mac, except: Option<Slot>) -> Option<Slot> {
+        if self.relay.has_registered() || self.relay.fdb.has_pins() {
+            self.find_registered(vlan, mac, except)
+        } else {
+            None
+        }
+    }
+
+    #[inline(never)]
+    fn find_registered(&self, vlan: &Vlan<'_>, mac: Mac, except: Option<Slot>) -> Option<Slot> {
         self.registrants(mac)
             .filter(|slot| Some(*slot) != except && vlan.has(*slot) && self.owns(*slot))
             .min()
@@ -66,13 +77,14 @@ impl View<'_> {
     }
 
     /// Whether the registered addresses of a port are in force.
-    fn owns(&self, slot: Slot) -> bool {
+    pub(super) fn owns(&self, slot: Slot) -> bool {
         // §5: while the primary of a failover pair carries the traffic, the standby owns nothing.
         let standby_idle = |port: &Port| port.config.standby && !port.state.carrying();
         self.active.contains(slot) && !self.relay.port(slot).is_none_or(standby_idle)
     }
 
     /// Checks the source of a frame from local port `from` and learns it.
+    #[inline]
     pub(super) fn admit_source(
         &self,
         from: Slot,
@@ -102,13 +114,16 @@ impl View<'_> {
                 if !learn {
                     return Ok(());
                 }
-                let learning = self.relay.fdb.learn(vlan.fid, src, from, limit, now);
-                self.judge_learning(port, src, learning)
+                match self.relay.fdb.learn(vlan.fid, src, from, limit, now) {
+                    Learning::Known => Ok(()),
+                    learning => self.judge_learning(port, src, learning),
+                }
             }
         }
     }
 
     /// Pins a port to the first valid source it shows.
+    #[inline(never)]
     fn admit_first(
         &self,
         from: Slot,
@@ -157,6 +172,7 @@ impl View<'_> {
     }
 
     /// What follows from an attempt to learn the source of a frame from a local port.
+    #[inline(never)]
     fn judge_learning(&self, port: &Port, src: Mac, learning: Learning) -> Result<(), DropReason> {
         let reports = &port.state.reports;
         // §4: an unlearned source would come back from a reflecting switch looking like an outside

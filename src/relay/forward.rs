@@ -59,13 +59,28 @@ impl View<'_> {
         now: Seconds,
         targets: &mut PortSet,
     ) -> (Verdict, Class) {
+        if let Some((to, class)) = self.shortcut(from, frame.header, now) {
+            return (Verdict::One(to), class);
+        }
+        self.decide(from, frame.header, now, targets)
+    }
+
+    /// The long way, which decides about every frame.
+    #[inline(never)]
+    pub(super) fn decide(
+        &self,
+        from: Slot,
+        header: &Header,
+        now: Seconds,
+        targets: &mut PortSet,
+    ) -> (Verdict, Class) {
         let (verdict, class) = match self.relay.port(from) {
             Some(port) if self.active.contains(from) => match self.relay.passthrough {
                 Some(local) => {
-                    let verdict = self.pass_through(local, from, port, frame.header, now);
+                    let verdict = self.pass_through(local, from, port, header, now);
                     (verdict, Class::default())
                 }
-                None => self.bridge(from, port, frame.header, now, targets),
+                None => self.bridge(from, port, header, now, targets),
             },
             _ => (Err(DropReason::PortDown), Class::default()),
         };
@@ -298,10 +313,11 @@ impl View<'_> {
             Some(group) if !group.is_broadcast() => self.relay.prunes(vlan, group, targets),
             _ => false,
         };
+        let members = vlan.members();
         let [a, b, c] = ports.map(PortSet::words);
         let active = self.active.words();
         for (index, target) in targets.words_mut().iter_mut().enumerate() {
-            let members = vlan.members.get(index).copied().unwrap_or(0);
+            let members = members.get(index).copied().unwrap_or(0);
             let joined = if pruned { *target } else { u64::MAX };
             *target = members & joined & active[index] & (a[index] | b[index] | c[index]);
         }
@@ -329,19 +345,24 @@ impl View<'_> {
             Some(vids) => port.vlan.egress(*class, frame.header, vids)?,
         };
         if let Some(mtu) = port.config.mtu {
-            let tags = (frame.header.tags + u8::from(action.push.is_some()))
-                .saturating_sub(u8::from(action.pop))
-                .min(2);
-            let most = u32::from(mtu) + HEADER_LEN as u32 + u32::from(tags) * TAG_LEN as u32;
             let length = frame.segment_len.unwrap_or(frame.len);
             let length = length.saturating_add_signed(i32::from(action.growth()));
-            if length > most {
+            let untagged = u32::from(mtu) + HEADER_LEN as u32;
+            if length > untagged && length > untagged + tag_bytes(frame.header, action) {
                 port.state.reports.oversize(length);
                 return Err(DropReason::Oversize);
             }
         }
         Ok(action)
     }
+}
+
+/// Bytes of the tags that a copy leaves with; a third one counts as payload.
+fn tag_bytes(header: &Header, action: TagAction) -> u32 {
+    let tags = (header.tags + u8::from(action.push.is_some()))
+        .saturating_sub(u8::from(action.pop))
+        .min(2);
+    u32::from(tags) * TAG_LEN as u32
 }
 
 /// Refuses sources that no station can have.

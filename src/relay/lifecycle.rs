@@ -1,6 +1,7 @@
 //! What happens to a relay besides frames: ports that go down or leave, static entries, and the
 //! addresses to announce when a port comes up (§4, §5).
 
+use super::fdb::Fdb;
 use super::port::Slot;
 use super::tables::Relay;
 use crate::frame::ethernet::Vid;
@@ -49,6 +50,21 @@ impl Relay {
         }
         port.state.set_carrying(false);
         port.state.forget_vids();
+    }
+
+    /// Pins in `fdb`, which is to take the place of this relay's, what ports have pinned in that one.
+    pub fn copy_pins(&self, fdb: &Fdb) {
+        let guard = fdb.lock_pins();
+        let ports = (0..).map_while(Slot::new).zip(&self.ports);
+        for (slot, port) in ports {
+            let Some(port) = port else { continue };
+            if let Some(mac) = port.state.pin.get()
+                && !fdb.pin(mac, slot, &guard)
+            {
+                // No room: the port's next frame asks again, and is refused and reported.
+                port.state.pin.take();
+            }
+        }
     }
 
     /// The port leaves the relay for good: its static entries go too. Call it on the last relay

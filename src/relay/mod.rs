@@ -29,6 +29,7 @@ mod model;
 mod passthrough;
 mod port;
 mod reserved;
+mod shortcut;
 mod tables;
 mod vid_set;
 mod vlan;

@@ -5,11 +5,10 @@ use crate::frame::mac::Mac;
 use crate::stats::DropReason;
 
 /// The last octet of an address 01:80:c2:00:00:00 to 0f.
+#[inline]
 fn reserved_octet(mac: Mac) -> Option<u8> {
-    match mac.octets() {
-        [0x01, 0x80, 0xc2, 0, 0, last @ 0..=0x0f] => Some(last),
-        _ => None,
-    }
+    let number = mac.to_u64();
+    (number >> 4 == 0x0180_c200_0000 >> 4).then_some(number as u8)
 }
 
 /// Whether a frame is pause or another MAC control frame, which no relay passes on (802.3 31).

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config::{Mode, Multicast, PortConfig, RelayConfig, Role, VlanConfig};
+use super::config::{MacPolicy, Mode, Multicast, PortConfig, RelayConfig, Role, VlanConfig};
 use super::fdb::{Fdb, Fid};
 use super::port::{PortSet, PortState, Slot};
 use super::vid_set::VidSet;
@@ -20,7 +20,33 @@ use crate::frame::mac::Mac;
 pub struct Port {
     pub(super) config: PortConfig,
     pub(super) vlan: PortVlan,
+    /// How the shortest way checks its sources.
+    pub(super) sources: Sources,
     pub(super) state: Arc<PortState>,
+}
+
+/// Which sources of a port the shortest way may take, see [`super::shortcut`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sources {
+    /// None.
+    Other,
+    /// Those that were learned here.
+    Learned,
+    /// This one.
+    Only(Mac),
+}
+
+impl Sources {
+    fn of(config: &PortConfig) -> Sources {
+        if config.role != Role::Local || config.mode != Mode::Bridge || config.standby {
+            return Sources::Other;
+        }
+        match (config.mac_policy, &config.macs[..]) {
+            (MacPolicy::Learn(_) | MacPolicy::Trusted { .. }, _) => Sources::Learned,
+            (MacPolicy::Pinned, [mac]) if !mac.is_group() && !mac.is_zero() => Sources::Only(*mac),
+            (MacPolicy::Pinned, _) => Sources::Other,
+        }
+    }
 }
 
 impl Port {
@@ -28,6 +54,7 @@ impl Port {
     pub fn new(config: PortConfig, state: Arc<PortState>) -> Arc<Port> {
         Arc::new(Port {
             vlan: PortVlan::new(&config.vlan),
+            sources: Sources::of(&config),
             config,
             state,
         })
@@ -109,19 +136,29 @@ struct VlanEntry {
 /// One VLAN of a relay.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vlan<'a> {
+    vlans: &'a Vlans,
+    bitmap: u16,
     pub(super) vid: u16,
     pub(super) fid: Fid,
     /// Whether others have the same FID.
     pub(super) shared: bool,
-    /// The bitmap of its members; bits beyond it are zero.
-    pub(super) members: &'a [u64],
 }
 
-impl Vlan<'_> {
+impl<'a> Vlan<'a> {
+    /// The bitmap of its members; bits beyond it are zero.
+    pub(super) fn members(&self) -> &'a [u64] {
+        let start = usize::from(self.bitmap) * self.vlans.stride;
+        let bitmap = self.vlans.bitmaps.get(start..start + self.vlans.stride);
+        bitmap.unwrap_or(&[])
+    }
+
     /// Whether a port is in the VLAN.
+    #[inline]
     pub(super) fn has(&self, slot: Slot) -> bool {
-        let word = self.members.get(slot.index() / 64).copied();
-        word.unwrap_or(0) >> (slot.index() % 64) & 1 != 0
+        let word = slot.index() / 64;
+        let index = usize::from(self.bitmap) * self.vlans.stride + word;
+        let bitmap = self.vlans.bitmaps.get(index).copied().unwrap_or(0);
+        word < self.vlans.stride && bitmap >> (slot.index() % 64) & 1 != 0
     }
 }
 
@@ -226,27 +263,35 @@ impl Relay {
     }
 
     /// The port in a slot.
+    #[inline]
     pub fn port(&self, slot: Slot) -> Option<&Port> {
         self.ports.get(slot.index())?.as_deref()
     }
 
     /// A VLAN by the VID of a frame's class.
+    #[inline]
     pub(super) fn vlan(&self, vid: u16) -> Vlan<'_> {
         let entries = &self.vlans.entries;
         let entry = entries.get(usize::from(vid)).copied().unwrap_or_default();
-        let start = usize::from(entry.bitmap) * self.vlans.stride;
-        let bitmap = self.vlans.bitmaps.get(start..start + self.vlans.stride);
         Vlan {
+            vlans: &self.vlans,
+            bitmap: entry.bitmap,
             vid,
             fid: entry.fid,
             shared: entry.shared,
-            members: bitmap.unwrap_or(&[]),
         }
     }
 
+    /// Whether any address is registered by configuration.
+    #[inline]
+    pub(super) fn has_registered(&self) -> bool {
+        !self.registered.is_empty()
+    }
+
     /// The ports that `mac` is registered at by configuration, in any VLAN.
+    #[inline]
     pub(super) fn registered(&self, mac: Mac) -> &[Slot] {
-        if self.registered.is_empty() {
+        if !self.has_registered() {
             return &[];
         }
         self.registered
@@ -269,7 +314,7 @@ impl Relay {
                 joined.or(ports);
             }
         }
-        let pairs = vlan.members.iter().zip(joined.words());
+        let pairs = vlan.members().iter().zip(joined.words());
         let registered = pairs.fold(0, |any, (member, joined)| any | member & joined) != 0;
         joined.or(&self.routers);
         registered || !flood_unregistered

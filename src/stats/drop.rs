@@ -5,7 +5,7 @@ macro_rules! drop_reasons {
     ($($variant:ident $name:literal $doc:literal;)*) => {
         /// Why a frame was dropped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(usize)]
+        #[repr(u8)]
         pub enum DropReason {
             $(#[doc = $doc] $variant,)*
         }

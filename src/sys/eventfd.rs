@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 /// `InvalidInput` if the descriptor is no eventfd, or the error of `fcntl`.
 pub fn adopt(file: File) -> io::Result<EventFd> {
     let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    if !link.to_string_lossy().contains("[eventfd]") {
+    if link.as_os_str() != "anon_inode:[eventfd]" {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("the descriptor is {}, not an eventfd", link.display()),

@@ -1,7 +1,7 @@
-//! A message channel between two processes that can carry a descriptor along.
+//! A message channel between two processes that can carry descriptors along.
 //!
-//! Messages keep their boundaries (`SOCK_SEQPACKET`) and carry at most one descriptor. Knows nothing
-//! of what the messages say. A channel may be shared between threads as any descriptor may; who needs
+//! Messages keep their boundaries (`SOCK_SEQPACKET`) and their descriptors. Knows nothing of what the
+//! messages say. A channel may be shared between threads as any descriptor may; who needs
 //! answers to match questions brings a lock.
 
 use std::io;
@@ -11,6 +11,8 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// The longest message; a longer one is refused by [`Channel::send`].
 pub const MESSAGE_MAX: usize = 16 * 1024;
+/// The most descriptors of one message; more are refused by [`Channel::send`].
+pub const DESCRIPTORS_MAX: usize = 64;
 
 /// One end of the channel.
 #[derive(Debug)]
@@ -40,19 +42,20 @@ impl Channel {
         Ok((ours, theirs))
     }
 
-    /// Sends one message, with a descriptor where there is one. Waits while the channel is full.
+    /// Sends one message, with the descriptors that belong to it. Waits while the channel is full.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a message that is empty or too long, otherwise the error of `sendmsg`:
-    /// `BrokenPipe` if the other end is closed.
-    pub fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        if message.is_empty() || message.len() > MESSAGE_MAX {
+    /// `InvalidInput` for a message that is empty or too long or has too many descriptors, otherwise
+    /// the error of `sendmsg`: `BrokenPipe` if the other end is closed.
+    pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if message.is_empty() || message.len() > MESSAGE_MAX || descriptors.len() > DESCRIPTORS_MAX
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let descriptor = descriptor.map(|fd| fd.as_raw_fd());
+        let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         // A message of this kind is sent whole or not at all.
-        retry(|| self.send_with_fds(&[message], descriptor.as_slice())).map(drop)
+        retry(|| self.send_with_fds(&[message], &descriptors)).map(drop)
     }
 
     /// Waits for one message and copies it into `buffer`; 0 at the end: the other end is closed.
@@ -62,13 +65,22 @@ impl Channel {
     /// # Errors
     ///
     /// The error of `recvmsg`.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-        let (length, file) = retry(|| self.recv_with_fd(buffer))?;
-        // It arrives without close-on-exec; the duplicate has it.
-        let descriptor = file
-            .map(|file| OwnedFd::from(file).try_clone())
-            .transpose()?;
-        Ok((length, descriptor))
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let mut arrived = [-1; DESCRIPTORS_MAX];
+        let mut parts = [libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        }];
+        // SAFETY: the one part is the exclusively borrowed buffer with its true length.
+        let (length, count) = retry(|| unsafe { self.recv_with_fds(&mut parts, &mut arrived) })?;
+        let arrived: Vec<OwnedFd> = arrived[..count]
+            .iter()
+            // SAFETY: the kernel has just installed this many descriptors, which nobody else owns.
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) })
+            .collect();
+        // They arrive without close-on-exec; the duplicates have it.
+        let descriptors: io::Result<_> = arrived.iter().map(OwnedFd::try_clone).collect();
+        Ok((length, descriptors?))
     }
 }
 
@@ -116,20 +128,22 @@ mod tests {
     fn messages_keep_their_boundaries_and_descriptors() {
         let (a, b) = Channel::pair().unwrap();
         let (mut near, far) = UnixStream::pair().unwrap();
-        a.send(b"one", Some(far.as_fd())).unwrap();
-        a.send(b"two!", None).unwrap();
+        a.send(b"one", &[far.as_fd(), far.as_fd()]).unwrap();
+        a.send(b"two!", &[]).unwrap();
         drop((a, far));
         let mut buffer = [0; MESSAGE_MAX];
-        let (length, descriptor) = b.receive(&mut buffer).unwrap();
+        let (length, mut descriptors) = b.receive(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"one");
-        let descriptor = descriptor.unwrap();
+        assert_eq!(descriptors.len(), 2);
+        let descriptor = descriptors.remove(1);
         assert!(closes_on_exec(&descriptor) && closes_on_exec(&b.0));
         let (length, none) = b.receive(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"two!");
-        assert!(none.is_none());
+        assert!(none.is_empty());
         assert_eq!(b.receive(&mut buffer).unwrap().0, 0);
         near.write_all(b"x").unwrap();
         let mut byte = [0];
+        drop(descriptors);
         UnixStream::from(descriptor).read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");
     }
@@ -138,11 +152,17 @@ mod tests {
     fn a_message_that_could_not_be_received_is_not_sent() {
         let (a, b) = Channel::pair().unwrap();
         for message in [Vec::new(), vec![0; MESSAGE_MAX + 1]] {
-            let error = a.send(&message, None).unwrap_err();
+            let error = a.send(&message, &[]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         }
-        drop(b);
-        let error = a.send(b"x", None).unwrap_err();
+        let many = [b.as_fd(); DESCRIPTORS_MAX + 1];
+        let error = a.send(b"x", &many).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        a.send(b"x", &many[1..]).unwrap();
+        let (_, descriptors) = b.receive(&mut [0; 8]).unwrap();
+        assert_eq!(descriptors.len(), DESCRIPTORS_MAX);
+        drop((b, descriptors));
+        let error = a.send(b"x", &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

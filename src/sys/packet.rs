@@ -196,18 +196,19 @@ pub fn receive<const N: usize>(
 /// The VLAN tag in the auxiliary data of a received message.
 fn tag(message: &libc::msghdr) -> Option<(u16, u16)> {
     // SAFETY: recvmsg has left in `message` the control buffer and the length of what is in it, and
-    // the macros stay within that. A control message of this type holds a tpacket_auxdata, which is
-    // read unaligned and of which any bytes are valid.
+    // the macros stay within that. A control message of this type and length holds a
+    // tpacket_auxdata, of which any bytes are valid, and which is copied byte by byte.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(message);
         while let Some(header) = at.as_ref() {
             if header.cmsg_level == libc::SOL_PACKET
                 && header.cmsg_type == libc::PACKET_AUXDATA
-                && header.cmsg_len as usize
-                    >= libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as usize
+                && header.cmsg_len >= libc::CMSG_LEN(size_of::<libc::tpacket_auxdata>() as u32) as _
             {
-                let data = libc::CMSG_DATA(at).cast::<libc::tpacket_auxdata>();
-                return tag_of(&data.read_unaligned());
+                let mut data: libc::tpacket_auxdata = mem::zeroed();
+                let len = size_of_val(&data);
+                std::ptr::copy_nonoverlapping(libc::CMSG_DATA(at), (&raw mut data).cast(), len);
+                return tag_of(&data);
             }
             at = libc::CMSG_NXTHDR(message, at);
         }

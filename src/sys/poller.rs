@@ -19,9 +19,8 @@ impl Poller {
     pub fn new() -> io::Result<Self> {
         let fd = epoll::create(true)?;
         // SAFETY: `create` returned a new descriptor that nobody else owns.
-        Ok(Self {
-            epoll: unsafe { File::from_raw_fd(fd) },
-        })
+        let epoll = unsafe { File::from_raw_fd(fd) };
+        Ok(Self { epoll })
     }
 
     /// Watches `fd` for input, once per arrival (edge-triggered).

@@ -20,18 +20,26 @@ pub fn cache_lines(count: usize) -> Box<[CacheLine]> {
     unsafe { lines.assume_init() }
 }
 
+/// Allocates `count` pairs of lines of zeros.
+pub fn cache_line_pairs(count: usize) -> Box<[[CacheLine; 2]]> {
+    let pairs = Box::<[[CacheLine; 2]]>::new_zeroed_slice(count);
+    // SAFETY: as above; an array has no padding between its elements.
+    unsafe { pairs.assume_init() }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::cache_lines;
+    use super::{cache_line_pairs, cache_lines};
     use std::sync::atomic::Ordering;
 
     #[test]
     fn lines_are_zero_aligned_and_independent() {
-        let lines = cache_lines(1000);
+        let lines = cache_line_pairs(500);
         assert_eq!(lines.as_ptr() as usize % 64, 0);
-        lines[999].0[7].store(7, Ordering::Relaxed);
+        lines[499][1].0[7].store(7, Ordering::Relaxed);
         let sum: u64 = lines
             .iter()
+            .flatten()
             .flat_map(|line| &line.0)
             .map(|word| word.load(Ordering::Relaxed))
             .sum();

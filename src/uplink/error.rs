@@ -196,26 +196,25 @@ impl fmt::Display for Occupied {
 
 /// How the host keeps its connection when the relay takes the device.
 fn recipe(parent: &str, occupied: &Occupied) -> String {
-    let mut text = format!(
-        "Choose another device, or let the host have a port of the relay and take the device:\n  \
-         [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  tap = {{ name = \"evb0\" }}\n\
-         with `take_parent = true` in the [[uplink]], and as soon as evb runs move what the host \
-         needs:"
-    );
-    for address in &occupied.addresses {
-        text += &format!(
-            "\n  ip address del {address} dev {parent}; ip address add {address} dev evb0"
-        );
-    }
-    for route in &occupied.default_routes {
+    let advice = "Choose another device, or let the host have a port of the relay and take the \
+                  device:\n  [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  \
+                  tap = { name = \"evb0\" }\nwith `take_parent = true` in the [[uplink]], and as \
+                  soon as evb runs move what the host needs:";
+    let addresses = occupied.addresses.iter().map(|address| {
+        format!("ip address del {address} dev {parent}; ip address add {address} dev evb0")
+    });
+    let routes = occupied.default_routes.iter().map(|route| {
         let way = match route.as_str() {
             "on-link" => String::new(),
             gateway => format!("via {gateway} "),
         };
         let family = if route.contains(':') { "-6 " } else { "" };
-        text += &format!("\n  ip {family}route replace default {way}dev evb0");
-    }
-    text
+        format!("ip {family}route replace default {way}dev evb0")
+    });
+    let lines = std::iter::once(advice.to_owned())
+        .chain(addresses)
+        .chain(routes);
+    lines.collect::<Vec<_>>().join("\n  ")
 }
 
 #[cfg(test)]

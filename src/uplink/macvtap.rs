@@ -3,10 +3,10 @@
 //! In passthru mode the parent's frames are all ours. In the others a device gets the frames for its
 //! own address and for groups, so one guest can be behind it, with that address.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Opened;
@@ -221,10 +221,14 @@ impl Node {
         // Elsewhere file systems are mounted such that nodes on them cannot be opened.
         let directory = PathBuf::from(format!("/dev/.evb-{}-{ifindex}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&directory)?;
+        let path = directory.join("tap");
+        // The mask of the process may have taken away what the owner needs.
+        let ours = fs::set_permissions(&directory, Permissions::from_mode(0o700));
         let private = Self {
-            path: directory.join("tap"),
+            path,
             directory: Some(directory),
         };
+        ours?;
         node::make_character(&private.path, number)?;
         Ok(private)
     }

@@ -24,6 +24,8 @@ mod peer;
 mod spec;
 mod tap;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::os::fd::OwnedFd;

@@ -22,6 +22,10 @@ pub const TAG_ROOM: usize = TAG_LEN;
 const ADDRESSES: usize = 12;
 /// The header that packet sockets use is the legacy one.
 const HEADER: usize = VnetHeader::LEGACY_LEN;
+/// The same for the kernel.
+const HEADER_SIZE: i32 = HEADER as u8 as i32;
+/// What a tag that comes back adds.
+const TAG_GROWTH: i16 = TAG_LEN as u8 as i16;
 /// Bytes that may wait in each direction.
 const BUFFER: i32 = 4 << 20;
 
@@ -66,7 +70,7 @@ pub fn open(spec: &PacketSpec) -> Result<Opened, LinkError> {
 fn socket() -> io::Result<(OwnedFd, bool)> {
     let socket = packet::open()?;
     // The length of the header came with Linux 6.4, so where it can be said UDP is segmented.
-    let sized = packet::set_option(&socket, libc::PACKET_VNET_HDR_SZ, HEADER as i32).is_ok();
+    let sized = packet::set_option(&socket, libc::PACKET_VNET_HDR_SZ, HEADER_SIZE).is_ok();
     if !sized {
         packet::set_option(&socket, libc::PACKET_VNET_HDR, 1)?;
     }
@@ -115,7 +119,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     let mut bytes = [0; VnetHeader::LEN];
     bytes.copy_from_slice(&buffer[HEADER_AT..FRAME_AT]);
     let mut vnet = VnetHeader::decode(&bytes);
-    vnet.retag(TAG_LEN as i16);
+    vnet.retag(TAG_GROWTH);
     buffer[..VnetHeader::LEN].copy_from_slice(&vnet.encode());
     buffer.copy_within(FRAME_AT..FRAME_AT + ADDRESSES, VnetHeader::LEN);
     let tag_at = VnetHeader::LEN + ADDRESSES;

@@ -5,53 +5,22 @@ mod packet;
 mod tap;
 mod watch;
 
-use std::io::{self, Write};
-use std::process::Command;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::testing::{exists, in_namespace, ip};
 use super::{
     Link, LinkError, LinkQueue, Opened, PacketSpec, RECEIVE_BUFFER, Spec, is_full, is_lost_frame,
     macvtap_name, open,
 };
 use crate::frame::testing::Packet;
 use crate::frame::vnet::{Origin, VnetHeader};
-use crate::sys::namespace;
 use crate::virtqueue::Gather;
 
 /// The addresses of [`Packet`].
 const THERE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const HERE: [u8; 6] = [2, 0, 0, 0, 0, 1];
-
-/// Runs a test in a network of its own, or says that it cannot.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let name = thread::current().name().unwrap_or("a test").to_owned();
-    let done = thread::spawn(move || match namespace::enter_new() {
-        Ok(()) => test(),
-        Err(error) => {
-            // Not by the macro, whose output the test harness swallows.
-            let text = format!("SKIPPED {name}: a network namespace: {error}\n");
-            io::stderr().write_all(text.as_bytes()).unwrap();
-        }
-    });
-    if let Err(panic) = done.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Runs `ip` with the arguments in `line`.
-fn ip(line: &str) {
-    let done = Command::new("ip").args(line.split_whitespace()).output();
-    let output = done.unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {line}: {text}");
-}
-
-/// Whether there is a device of this name.
-fn exists(name: &str) -> bool {
-    let shown = Command::new("ip").args(["link", "show", name]).output();
-    shown.unwrap().status.success()
-}
 
 /// A pair of devices that are joined, both up and without addresses that come by themselves.
 fn veth(a: &str, b: &str) {

@@ -67,7 +67,7 @@ impl Connection {
     ) -> io::Result<Self> {
         // The vhost crate spins on a socket that would block.
         stream.set_nonblocking(false)?;
-        let session = Arc::new(Session::new(port, host, policy));
+        let session = Arc::new(Session::new(host, policy));
         let handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&session));
         Ok(Self {
             stream,
@@ -225,7 +225,7 @@ impl Header {
 
     fn name(&self) -> String {
         FrontendReq::try_from(self.request).map_or_else(
-            |_| format!("message {}", self.request),
+            |()| format!("message {}", self.request),
             |request| format!("{request:?}"),
         )
     }

@@ -18,4 +18,4 @@ mod session;
 pub use connection::{Connection, Refusal};
 pub use features::{DevicePolicy, names as feature_names};
 pub use peer::{Peer, PeerError, speaks_first};
-pub use session::{PortHost, Update};
+pub use session::{PortHost, SHARE_HINT, Update};

@@ -5,7 +5,6 @@
 //! returned, that is, when no worker can touch it any more.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vhost::VhostUserMemoryRegionBase;
@@ -49,7 +48,6 @@ pub enum Update {
 
 /// The state of one connection.
 pub struct Session {
-    port: String,
     host: Arc<dyn PortHost>,
     policy: DevicePolicy,
     state: Mutex<State>,
@@ -67,8 +65,8 @@ struct State {
 }
 
 impl Session {
-    /// A session, for the port named `port`, that has heard nothing yet.
-    pub fn new(port: &str, host: Arc<dyn PortHost>, policy: DevicePolicy) -> Self {
+    /// A session that has heard nothing yet.
+    pub fn new(host: Arc<dyn PortHost>, policy: DevicePolicy) -> Self {
         let vrings = (0..2 * policy.queue_pairs)
             .map(|_| Vring::default())
             .collect();
@@ -86,7 +84,6 @@ impl Session {
             failure: None,
         };
         Self {
-            port: port.to_owned(),
             host,
             policy,
             state: Mutex::new(state),
@@ -287,11 +284,6 @@ impl State {
 pub const SHARE_HINT: &str = "For QEMU: `-object memory-backend-memfd,id=mem,size=...,share=on \
      -machine memory-backend=mem`; for cloud-hypervisor: `--memory size=...,shared=on`";
 
-/// Whether all of a file is a hole.
-fn is_untouched(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.blocks() == 0)
-}
-
 /// Words for a memory region that was refused.
 fn region_name(region: &Region) -> String {
     format!(
@@ -349,13 +341,6 @@ impl VhostUserBackendReqHandler for Session {
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
         let mut state = self.state();
-        if files.iter().all(is_untouched) {
-            log::warn!(
-                "port {}: the guest's memory arrived as a file in which nothing was ever written. If \
-                 the guest runs, it writes elsewhere: its memory is private. {SHARE_HINT}",
-                self.port
-            );
-        }
         let regions: Vec<_> = regions
             .iter()
             .zip(files)

@@ -107,8 +107,13 @@ pub(super) trait Format {
 
 /// Collects the segments of a chain while it is walked.
 pub(super) struct Sink<'s, 'm, const WRITE: bool> {
-    lookup: Lookup<'m>,
+    state: SinkState<'m>,
     segments: &'s mut Segments<'m>,
+}
+
+#[derive(Clone, Copy)]
+struct SinkState<'m> {
+    lookup: Lookup<'m>,
     /// Bytes of the chain so far.
     len: u64,
     /// Bytes of the chain that are wanted; the walk may stop there.
@@ -132,25 +137,25 @@ impl From<RingError> for Stop {
 impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
     #[inline]
     pub fn new(lookup: Lookup<'m>, segments: &'s mut Segments<'m>) -> Self {
-        Sink {
+        let state = SinkState {
             lookup,
-            segments,
             len: 0,
             want: u64::MAX,
-        }
+        };
+        Sink { state, segments }
     }
 
     /// Starts a chain of which `want` bytes will be used.
     #[inline]
     pub fn begin(&mut self, want: u64) {
-        self.len = 0;
-        self.want = want;
+        self.state.len = 0;
+        self.state.want = want;
     }
 
     /// Bytes collected since `begin`.
     #[inline]
     pub fn len(&self) -> u64 {
-        self.len
+        self.state.len
     }
 
     /// Segments collected since the batch was empty.
@@ -167,13 +172,26 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
 
     #[inline]
     pub fn hint(&self) -> usize {
-        self.lookup.hint()
+        self.state.lookup.hint()
     }
 
     /// Whether the chain has as many bytes as are wanted, so that the rest of it need not be read.
     #[inline]
     pub fn satisfied(&self) -> bool {
-        WRITE && self.len >= self.want
+        WRITE && self.state.len >= self.state.want
+    }
+
+    /// Runs a rare path on a copy of this sink. The address of the copy may go where it likes, so
+    /// that of the original does not, and the usual path keeps its fields in registers.
+    #[inline]
+    pub fn aside<R>(&mut self, path: impl FnOnce(&mut Sink<'_, 'm, WRITE>) -> R) -> R {
+        let mut copy = Sink {
+            state: self.state,
+            segments: &mut *self.segments,
+        };
+        let result = path(&mut copy);
+        self.state = copy.state;
+        result
     }
 
     /// Adds one buffer. Bytes beyond those wanted are checked but not collected.
@@ -191,9 +209,9 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         if len == 0 {
             return Err(RingError::ZeroLength { place }.into());
         }
-        match self.lookup.find(address, len) {
+        match self.state.lookup.find(address, len) {
             Some((ptr, here)) if here == len => self.add(ptr, len, address),
-            Some((ptr, here)) => self.push_across(address, len, ptr, here, place),
+            Some(_) => self.aside(|sink| sink.push_across(address, len, place)),
             None => Err(RingError::Outside {
                 place,
                 address,
@@ -205,46 +223,37 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
 
     /// A buffer that continues in the region behind.
     #[cold]
-    fn push_across(
-        &mut self,
-        address: u64,
-        len: u32,
-        ptr: *mut u8,
-        here: u32,
-        place: Place,
-    ) -> Result<(), Stop> {
-        let (mut ptr, mut here, mut done) = (ptr, here, 0);
-        loop {
-            self.add(ptr, here, address.wrapping_add(u64::from(done)))?;
-            done += here;
-            if done == len {
-                return Ok(());
-            }
-            (ptr, here) = address
+    fn push_across(&mut self, address: u64, len: u32, place: Place) -> Result<(), Stop> {
+        let mut done = 0;
+        while done < len {
+            let (next, ptr, here) = address
                 .checked_add(u64::from(done))
-                .and_then(|next| self.lookup.find(next, len - done))
+                .and_then(|next| {
+                    let (ptr, here) = self.state.lookup.find(next, len - done)?;
+                    Some((next, ptr, here))
+                })
                 .ok_or(RingError::Outside {
                     place,
                     address,
                     len,
                 })?;
+            if !self.satisfied() {
+                self.add(ptr, here, next)?;
+            }
+            done += here;
         }
+        Ok(())
     }
 
     #[inline]
     fn add(&mut self, ptr: *mut u8, len: u32, guest: u64) -> Result<(), Stop> {
-        // The chain may have satisfied `want` with an earlier piece of a split buffer.
-        let missing = self.want.saturating_sub(self.len);
         let used = if WRITE {
-            u64::from(len).min(missing) as u32
+            u64::from(len).min(self.state.want - self.state.len) as u32
         } else {
             len
         };
-        self.len += u64::from(used);
-        if used == 0 {
-            return Ok(());
-        }
-        prefetch(ptr);
+        self.state.len += u64::from(used);
+        prefetch::<WRITE>(ptr);
         // SAFETY: `ptr` was just looked up for at least `used` bytes in the memory that `lookup`
         // borrows for `'m`.
         let segment = unsafe { Segment::new(ptr, used, guest) };
@@ -254,7 +263,7 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
     /// A contiguous piece of guest memory that is no buffer: an indirect table.
     #[inline]
     pub fn table(&mut self, address: u64, len: u32) -> Option<*const u8> {
-        match self.lookup.find(address, len) {
+        match self.state.lookup.find(address, len) {
             Some((ptr, here)) if here == len => Some(ptr.cast_const()),
             _ => None,
         }
@@ -270,18 +279,24 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
     }
 }
 
-/// Hints that the first bytes of a buffer are about to be used. Never faults.
+/// Hints that the first bytes of a buffer are about to be read, or written. Never faults.
 #[inline]
-fn prefetch(ptr: *mut u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint that has no architectural effect, at any address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(ptr.cast_const().cast());
-        _mm_prefetch::<_MM_HINT_T0>(ptr.wrapping_add(64).cast_const().cast());
+fn prefetch<const WRITE: bool>(ptr: *mut u8) {
+    for line in [ptr, ptr.wrapping_add(64)] {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
+        // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            if WRITE {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = ptr;
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

@@ -5,12 +5,11 @@
 
 use super::format::Spot;
 
-/// A consecutive part of the used ring.
+/// A consecutive part of the used ring. Small: a ring has room for as many as it has slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
     pub from: Spot,
-    pub to: Spot,
-    pub slots: u64,
+    pub slots: u16,
 }
 
 /// Names a reservation from `push` until it leaves.
@@ -50,10 +49,9 @@ impl Ledger {
     }
 
     /// Shortens the newest reservation.
-    pub fn shorten(&mut self, ticket: Ticket, to: Spot, slots: u64) {
+    pub fn shorten(&mut self, ticket: Ticket, slots: u16) {
         debug_assert!(self.is_newest(ticket));
         if let Some((range, _)) = self.place(ticket) {
-            range.to = to;
             range.slots = slots;
         }
     }

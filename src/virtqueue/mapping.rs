@@ -25,6 +25,7 @@ pub(super) struct Mapping {
     // Dropped before `map`: the handler must forget the range before it can belong to someone else.
     slot: Slot,
     map: MmapRegion,
+    huge: bool,
     /// Distance of the announced offset from the start of the mapping, which is page-aligned.
     lead: usize,
 }
@@ -48,6 +49,7 @@ impl Mapping {
         Ok(Mapping {
             slot,
             map,
+            huge: page != PAGE,
             lead: (offset - start) as usize,
         })
     }
@@ -57,8 +59,48 @@ impl Mapping {
         self.map.as_ptr().wrapping_add(self.lead)
     }
 
+    /// Maps those pages in that the file has already, so that workers need not fault on them; holes
+    /// stay holes, or it would allocate memory that the guest never touched or gave back. Returns how
+    /// many bytes that were. Huge pages are few enough to fault.
+    pub fn populate(&self) -> io::Result<u64> {
+        let Some(file) = self.map.file_offset().filter(|_| !self.huge) else {
+            return Ok(0);
+        };
+        let end = file.start() + self.map.size() as u64;
+        let (mut at, mut done) = (file.start(), 0);
+        while let Some(data) = seek(file.file(), at, libc::SEEK_DATA)?.filter(|&data| data < end) {
+            let hole = seek(file.file(), data, libc::SEEK_HOLE)?.map_or(end, |hole| hole.min(end));
+            // An extent may end within a page.
+            let from = data - data % PAGE;
+            at = hole.next_multiple_of(PAGE).min(end);
+            let (offset, len) = ((from - file.start()) as usize, (at - from) as usize);
+            let start = self.map.as_ptr().wrapping_add(offset);
+            // SAFETY: the range is within the mapping that `self` owns, and populating changes nothing
+            // in it. Where the file was cut off meanwhile it fails instead of raising SIGBUS.
+            if unsafe { libc::madvise(start.cast(), len, libc::MADV_POPULATE_WRITE) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            done += len as u64;
+        }
+        Ok(done)
+    }
+
     pub fn poisoned(&self) -> bool {
         self.slot.poisoned()
+    }
+}
+
+/// The next data or hole at or behind `from`; `None` behind the last.
+fn seek(file: &File, from: u64, what: libc::c_int) -> io::Result<Option<u64>> {
+    // SAFETY: no memory is involved. The position moves for the front end too, which maps the file
+    // and does not read it.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), from.cast_signed(), what) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
     }
 }
 

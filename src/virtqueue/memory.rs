@@ -123,6 +123,13 @@ impl GuestMemory {
         self.regions.iter().any(|r| r.mapping.poisoned())
     }
 
+    /// Maps in what the guest has allocated already, and nothing else. It may take long for a big
+    /// guest and is never needed: what is not mapped in costs a worker a page fault at first touch.
+    /// Returns how many bytes that were.
+    pub fn populate(&self) -> std::io::Result<u64> {
+        self.regions.iter().map(|r| r.mapping.populate()).sum()
+    }
+
     /// Number of regions.
     pub fn regions(&self) -> usize {
         self.regions.len()
@@ -150,6 +157,7 @@ impl GuestMemory {
 
 /// Guest address translation that remembers the region it last found. Nearly all buffers of a guest
 /// lie in one region, so the usual case is a subtraction and two comparisons.
+#[derive(Clone, Copy)]
 pub(super) struct Lookup<'m> {
     memory: &'m GuestMemory,
     index: usize,
@@ -190,16 +198,15 @@ impl<'m> Lookup<'m> {
         if offset < self.size && u64::from(len) <= self.size - offset {
             return Some((self.host.wrapping_add(offset as usize), len));
         }
-        self.find_slowly(address, len)
-    }
-
-    #[cold]
-    fn find_slowly(&mut self, address: u64, len: u32) -> Option<(*mut u8, u32)> {
-        let index = self.memory.region_of(address)?;
-        *self = Lookup::new(self.memory, index);
+        *self = Lookup::containing(self.memory, address)?;
         let offset = address - self.guest;
         let here = u64::from(len).min(self.size - offset) as u32;
         Some((self.host.wrapping_add(offset as usize), here))
+    }
+
+    #[cold]
+    fn containing(memory: &'m GuestMemory, address: u64) -> Option<Lookup<'m>> {
+        Some(Lookup::new(memory, memory.region_of(address)?))
     }
 }
 

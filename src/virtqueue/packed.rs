@@ -150,7 +150,7 @@ impl Packed {
         let (mut d, mut index, mut slots) = (first, at, 1);
         loop {
             if d.flags & INDIRECT != 0 {
-                self.walk_table(index, d, slots, sink)?;
+                sink.aside(|sink| self.walk_table(index, d, slots, sink))?;
                 return Ok((d.extra, slots));
             }
             // A satisfied walk goes on for the number of slots, and the id that is in the last.

@@ -196,10 +196,9 @@ impl RxRing {
         state.next = cursor;
         state.frontier = starved_at.unwrap_or(cursor.spot);
         if !chains.is_empty() {
-            let (from, to) = (state.used, format.advance(state.used, slots));
-            let slots = u64::from(slots);
-            let ticket = state.ledger.push(Range { from, to, slots });
-            state.used = to;
+            let from = state.used;
+            let ticket = state.ledger.push(Range { from, slots });
+            state.used = format.advance(from, slots);
             *held = Some(Reservation {
                 ring: self,
                 ticket,
@@ -210,21 +209,18 @@ impl RxRing {
         Ok(reserved)
     }
 
-    /// Keeps `starved_at` and `posted` up to date, without writing what is so already.
+    /// Keeps `starved_at` and `posted` up to date, without writing what is so already. A drought ends
+    /// with what is completed, not here: a sender may cancel what is not enough for it, every time.
     #[inline]
     fn note(&self, reserved: &Reserved) {
         let Shared {
             posted, starved_at, ..
         } = &*self.shared;
-        if reserved.granted != 0 {
-            if starved_at.load(Ordering::Relaxed) != 0 {
-                starved_at.store(0, Ordering::Relaxed);
-            }
-            if !posted.load(Ordering::Relaxed) {
-                posted.store(true, Ordering::Relaxed);
-            }
-        } else if reserved.starved && starved_at.load(Ordering::Relaxed) == 0 {
+        if reserved.starved && starved_at.load(Ordering::Relaxed) == 0 {
             starved_at.store(UNTIMED, Ordering::Relaxed);
+        }
+        if reserved.granted != 0 && !posted.load(Ordering::Relaxed) {
+            posted.store(true, Ordering::Relaxed);
         }
     }
 
@@ -254,6 +250,10 @@ impl RxRing {
     #[inline]
     pub fn complete(&self, batch: &mut RxBatch<'_>) {
         debug_assert!(batch.belongs_to(self));
+        let starved_at = &self.shared.starved_at;
+        if !batch.is_empty() && starved_at.load(Ordering::Relaxed) != 0 {
+            starved_at.store(0, Ordering::Relaxed);
+        }
         batch.finish();
     }
 
@@ -284,8 +284,7 @@ impl RxRing {
             state.next.spot = advance(held.avail);
             state.frontier = state.next.spot;
             state.used = advance(held.used);
-            let to = state.used;
-            state.ledger.shorten(held.ticket, to, u64::from(slots));
+            state.ledger.shorten(held.ticket, slots);
             batch.chains.truncate(kept);
         } else {
             drop(state);
@@ -324,8 +323,8 @@ impl RxRing {
             state.ledger.finish(held.ticket);
             let mut slots = 0;
             while let Some(range) = state.ledger.pop() {
-                f.publish(range.from, range.to);
-                slots += range.slots;
+                f.publish(range.from, f.advance(range.from, range.slots));
+                slots += u64::from(range.slots);
             }
             self.shared.progress.add(slots);
         });
@@ -386,14 +385,14 @@ impl RxRing {
         with_format!(&self.window.layout, f => f.available(&mut cursor))
     }
 
-    /// Whether reservations have failed for want of buffers for more than `limit_ns`, without one
-    /// that succeeded. The time is counted from the first call after the first failure.
+    /// Whether reservations have fallen short of buffers for more than `limit_ns`, without anything
+    /// that was completed. The time is counted from the first call after the first failure.
     pub fn stalled(&self, now_ns: u64, limit_ns: u64) -> bool {
         let starved_at = &self.shared.starved_at;
         match starved_at.load(Ordering::Relaxed) {
             0 => false,
             UNTIMED => {
-                // Only from UNTIMED: a reservation that succeeds meanwhile ends the drought.
+                // Only from UNTIMED: what is completed meanwhile ends the drought.
                 let now = now_ns.clamp(1, UNTIMED - 1);
                 let _ =
                     starved_at.compare_exchange(UNTIMED, now, Ordering::Relaxed, Ordering::Relaxed);

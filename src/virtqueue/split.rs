@@ -107,7 +107,7 @@ impl Split {
             let d = unsafe { words(self.desc.add(usize::from(index) * DESCRIPTOR)) };
             let d = Descriptor::split(d);
             if d.flags & INDIRECT != 0 {
-                return self.walk_table(head, index, d, left, sink);
+                return sink.aside(|sink| self.walk_table(head, index, d, left, sink));
             }
             sink.push(d.addr, d.len, d.flags & WRITE != 0, Place::Ring(index))?;
             if d.flags & NEXT == 0 || sink.satisfied() {

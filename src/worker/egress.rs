@@ -107,7 +107,7 @@ impl Egress {
                         continue;
                     };
                     let out = RingOut::new((id, port), (rings, ring), worker, patience);
-                    self.into_ring(out, rings, first, burst, outcome);
+                    self.fill_ring(out, rings, first, burst, outcome);
                 }
                 Attachment::Link(Some(link)) => {
                     let out = link.queues().get(queue).map(|queue| LinkOut {
@@ -118,7 +118,7 @@ impl Egress {
                         worker,
                     });
                     match out {
-                        Some(out) => self.into_link(&out, first, burst, outcome),
+                        Some(out) => self.fill_link(&out, first, burst, outcome),
                         None => self.drop_all(first, id, outcome),
                     }
                 }
@@ -131,7 +131,7 @@ impl Egress {
 
     /// The copies of one group, from job `index` on, into a receive ring.
     #[inline]
-    fn into_ring(
+    fn fill_ring(
         &mut self,
         mut out: RingOut<'_>,
         rings: &PortRings,
@@ -170,7 +170,7 @@ impl Egress {
     }
 
     /// The copies of one group, from job `index` on, to a device.
-    fn into_link(
+    fn fill_link(
         &mut self,
         out: &LinkOut<'_>,
         mut index: usize,

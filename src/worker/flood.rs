@@ -35,6 +35,8 @@ pub struct Flood {
     pub frames: Vec<Frame>,
     /// All its copies.
     pub jobs: Vec<Job>,
+    /// The number of the snapshot that they were decided in.
+    pub snapshot: u64,
     /// How many of them are made.
     pub made: usize,
     /// Where its chain stands, counted from the oldest chain that is not used.

@@ -51,6 +51,8 @@ pub struct Path {
 pub struct Moment {
     /// The worker.
     pub worker: usize,
+    /// The number of the snapshot.
+    pub snapshot: u64,
     /// For the FDB: seconds since the daemon started.
     pub now_s: u32,
     /// For full rings.
@@ -107,7 +109,13 @@ impl Path {
                     if copies == 1 {
                         tally.sole |= 1 << chain;
                     } else if copies > 1 && self.routes.jobs.len() > SLICE {
-                        begin_flood(flood, &mut self.routes, (first, forms), (chain, &batch));
+                        begin_flood(
+                            at.snapshot,
+                            flood,
+                            &mut self.routes,
+                            (first, forms),
+                            (chain, &batch),
+                        );
                         tally.flooded = 1 << chain;
                         break;
                     }
@@ -188,7 +196,14 @@ fn continue_flood(
     let chain = flood.chain;
     // The descriptors were read again. If the guest changed them meanwhile, the rest of the
     // payload may be missing: no copy is made of what is not there.
-    if batch.chains()[chain].len == flood.chain_len {
+    if flood.snapshot != at.snapshot {
+        // Ports may have come and gone, and their numbers with them.
+        let left = flood.jobs.len() - flood.made;
+        tally
+            .counters
+            .drop_frames(DropReason::PortDown, left as u64);
+        flood.made = flood.jobs.len();
+    } else if batch.chains()[chain].len == flood.chain_len {
         for frame in &mut flood.frames {
             frame.chain = chain;
         }
@@ -219,6 +234,7 @@ fn continue_flood(
 /// Moves the copies of the last frame out of the tally. None of them is made yet, so frames before
 /// it keep their place.
 fn begin_flood(
+    snapshot: u64,
     flood: &mut Flood,
     routes: &mut Routes,
     (first_job, first_form): (usize, usize),
@@ -230,6 +246,7 @@ fn begin_flood(
     for job in &mut flood.jobs {
         job.frame -= first_form;
     }
+    flood.snapshot = snapshot;
     flood.chain = chain;
     flood.chain_len = batch.chains()[chain].len;
 }

@@ -95,6 +95,12 @@ pub enum Event {
         /// What is wrong.
         error: Fault,
     },
+    /// A guest kicks again and again, and there is never anything in its ring: it may be writing to
+    /// memory that is not shared.
+    Hollow {
+        /// The port.
+        port: PortId,
+    },
 }
 
 /// What the workers and the daemon have in common.

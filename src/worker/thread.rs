@@ -26,6 +26,8 @@ use crate::virtqueue::TxRing;
 const ASK_EVERY_NS: u64 = 20_000;
 /// How often rings that have no kick are looked at while nothing else happens.
 const LOOK_EVERY_MS: i32 = 1;
+/// After so many kicks for a ring in which nothing was ever found, the daemon is told.
+const HOLLOW_KICKS: u8 = 3;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
 
@@ -44,7 +46,7 @@ impl Source {
     /// The descriptor that becomes readable when there is something to do.
     fn event(&self, index: usize) -> Option<RawFd> {
         match self {
-            Self::Ring { kick, .. } => kick.as_ref().map(|kick| kick.as_raw_fd()),
+            Self::Ring { kick, .. } => kick.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
         }
     }
@@ -82,8 +84,26 @@ struct Local {
     source: Source,
     hot: bool,
     busy_ns: u64,
+    /// It was kicked since it was looked at last.
+    kicked: bool,
+    /// Kicks for nothing, until the first frame; `None` from then on.
+    hollow: Option<u8>,
     /// Still in the newest snapshot.
     current: bool,
+}
+
+impl Local {
+    /// Whether a kick for nothing makes the number of them full.
+    fn is_hollow(&mut self) -> bool {
+        let Some(kicks) = &mut self.hollow else {
+            return false;
+        };
+        if !std::mem::take(&mut self.kicked) {
+            return false;
+        }
+        *kicks = kicks.saturating_add(1);
+        *kicks == HOLLOW_KICKS
+    }
 }
 
 /// The state of a worker's thread.
@@ -99,6 +119,9 @@ pub struct Worker {
     path: Path,
     started: Instant,
     asked_ns: u64,
+    /// Whether there are rings without a kick, and when they were looked at last.
+    kickless: bool,
+    looked_ns: u64,
     /// Ports reported as broken since the last snapshot.
     reported: Vec<PortId>,
 }
@@ -121,6 +144,8 @@ impl Worker {
             path: Path::default(),
             started,
             asked_ns: 0,
+            kickless: false,
+            looked_ns: 0,
             reported: vec![],
         })
     }
@@ -143,6 +168,7 @@ impl Worker {
             if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
                 self.asked_ns = now_ns;
                 self.ask(0);
+                self.look(now_ns);
             }
             self.round(now_ns);
         }
@@ -152,6 +178,7 @@ impl Worker {
     fn moment(&self, now_ns: u64) -> Moment {
         Moment {
             worker: self.number,
+            snapshot: self.snapshot_number,
             now_s: (now_ns / 1_000_000_000) as u32,
             patience: Patience {
                 now_ns,
@@ -188,9 +215,13 @@ impl Worker {
             let stays = match turn {
                 Turn::Busy => {
                     local.busy_ns = now_ns;
+                    local.hollow = None;
                     true
                 }
                 Turn::Idle => {
+                    if local.is_hollow() {
+                        (self.shared.events)(Event::Hollow { port });
+                    }
                     let idle_ns = now_ns.saturating_sub(local.busy_ns);
                     !self.shared.settings.polling.cools(idle_ns)
                         || has_work(&local.source, local.index)
@@ -230,24 +261,27 @@ impl Worker {
 
     /// Nothing to do: sleeps until a kick, a new snapshot, or the end.
     fn sleep(&mut self) {
-        let kickless = self
-            .locals
-            .iter()
-            .flatten()
-            .any(|local| local.source.is_kickless());
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
-        let timeout = if kickless { LOOK_EVERY_MS } else { -1 };
+        let timeout = if self.kickless { LOOK_EVERY_MS } else { -1 };
         self.ask(timeout);
         self.enter();
-        if kickless {
-            for token in 0..self.locals.len() {
-                if self.locals[token]
-                    .as_ref()
-                    .is_some_and(|local| local.source.is_kickless())
-                {
-                    self.heat(token);
-                }
+        self.look(self.now_ns());
+    }
+
+    /// Puts rings that nobody kicks on the list, now and then.
+    fn look(&mut self, now_ns: u64) {
+        let due = LOOK_EVERY_MS as u64 * 1_000_000;
+        if !self.kickless || now_ns.saturating_sub(self.looked_ns) < due {
+            return;
+        }
+        self.looked_ns = now_ns;
+        for token in 0..self.locals.len() {
+            if self.locals[token]
+                .as_ref()
+                .is_some_and(|local| local.source.is_kickless())
+            {
+                self.heat(token);
             }
         }
     }
@@ -259,9 +293,13 @@ impl Worker {
             log::error!("worker {}: epoll: {error}", self.number);
         }
         for token in kicked {
-            if token != WAKE {
-                self.heat(token as usize);
+            if token == WAKE {
+                continue;
             }
+            if let Some(Some(local)) = self.locals.get_mut(token as usize) {
+                local.kicked = true;
+            }
+            self.heat(token as usize);
         }
     }
 
@@ -340,6 +378,11 @@ impl Worker {
                 self.drop_local(token);
             }
         }
+        self.kickless = self
+            .locals
+            .iter()
+            .flatten()
+            .any(|local| local.source.is_kickless());
         self.places.retain(|_, token| self.locals[*token].is_some());
         let locals = &self.locals;
         self.hot.retain(|&token| locals[token].is_some());
@@ -378,6 +421,8 @@ impl Worker {
             source,
             hot: false,
             busy_ns: 0,
+            kicked: false,
+            hollow: Some(0),
             current: true,
         });
         self.places.insert((port, pair), token);
@@ -401,11 +446,11 @@ impl Worker {
 /// Lets the other end announce its frames again; whether it has sent something meanwhile.
 fn has_work(source: &Source, index: usize) -> bool {
     match source {
-        // A broken ring shows in the next turn, so it keeps its place for one more; one that another
-        // worker holds is on its way to that worker.
+        // A broken ring shows in the next turn, so it keeps its place for one more, and so does one that
+        // another worker holds.
         Source::Ring { ring, .. } => ring
             .try_lock()
-            .is_some_and(|mut ring| ring.enable_kicks().unwrap_or(true)),
+            .is_none_or(|mut ring| ring.enable_kicks().unwrap_or(true)),
         // It was read until it was empty; what comes from then on is an event of its own.
         Source::Link(link) => link
             .queues()

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod guest;
 pub mod log;
 pub mod net;
+pub mod packets;
 pub mod ring;
 
 pub use evb::{Evb, Finished};

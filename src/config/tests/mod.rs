@@ -6,6 +6,7 @@ mod fuzz;
 mod invalid;
 mod links;
 mod sources;
+mod specs;
 mod valid;
 
 use super::Config;

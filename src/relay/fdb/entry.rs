@@ -4,6 +4,8 @@
 //! source. The value, which is never 0, is from the lowest bit up: time last seen in seconds (32),
 //! slot (11), kind (2), moves (3), time of the last move modulo 256 (8), generation of the port (8).
 
+use std::num::NonZeroU64;
+
 use super::Fid;
 use crate::frame::mac::Mac;
 use crate::relay::Seconds;
@@ -14,6 +16,14 @@ const KIND: u32 = 43;
 const MOVES: u32 = 45;
 const MOVED_AT: u32 = 48;
 const GENERATION: u32 = 56;
+
+/// The bits of the kinds.
+const LEARNED: NonZeroU64 = NonZeroU64::new(1 << KIND).unwrap();
+const STATIC: NonZeroU64 = NonZeroU64::new(2 << KIND).unwrap();
+const PINNED: NonZeroU64 = NonZeroU64::new(3 << KIND).unwrap();
+
+/// Number and time of the moves.
+const MOVES_MASK: u64 = 0x7ff << MOVES;
 
 /// Moves that an entry may make within [`DAMPING`] seconds of each other.
 pub const MAX_MOVES: u64 = 5;
@@ -30,46 +40,65 @@ pub fn entry_key(fid: Fid, mac: Mac) -> u64 {
 
 /// A packed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value(pub u64);
+pub struct Value(NonZeroU64);
 
 impl Value {
+    /// The value with these bits; `None` where there is no entry.
+    #[inline]
+    pub fn new(bits: u64) -> Option<Value> {
+        NonZeroU64::new(bits).map(Value)
+    }
+
+    /// Its bits.
+    #[inline]
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
     /// A newly learned entry.
+    #[inline]
     pub fn learned(slot: Slot, generation: u8, now: Seconds) -> Value {
-        Value(Value::place(1, slot) | u64::from(generation) << GENERATION | u64::from(now))
+        Value::pack(
+            LEARNED,
+            slot,
+            u64::from(generation) << GENERATION | u64::from(now),
+        )
     }
 
     /// An entry that does not age.
     pub fn fixed(kind: EntryKind, slot: Slot) -> Value {
-        Value::with_kind(kind, slot)
-    }
-
-    fn with_kind(kind: EntryKind, slot: Slot) -> Value {
-        let number = match kind {
-            EntryKind::Learned => 1,
-            EntryKind::Static => 2,
-            EntryKind::Pinned => 3,
+        let kind = match kind {
+            EntryKind::Learned => LEARNED,
+            EntryKind::Static => STATIC,
+            EntryKind::Pinned => PINNED,
         };
-        Value(Value::place(number, slot))
+        Value::pack(kind, slot, 0)
     }
 
-    fn place(kind: u64, slot: Slot) -> u64 {
-        kind << KIND | (slot.index() as u64) << SLOT
+    #[inline]
+    fn pack(kind: NonZeroU64, slot: Slot, others: u64) -> Value {
+        Value(kind | (slot.index() as u64) << SLOT | others)
+    }
+
+    /// Whether it is a learned entry with these properties, whatever its moves.
+    pub fn is_learned(self, slot: Slot, generation: u8, seen: Seconds) -> bool {
+        self.get() & !MOVES_MASK == Value::learned(slot, generation, seen).get()
     }
 
     /// When it was last seen.
     pub fn seconds(self) -> Seconds {
-        self.0 as Seconds
+        self.get() as Seconds
     }
 
     /// Where it is.
     pub fn slot(self) -> Slot {
-        let index = (self.0 >> SLOT) as usize % MAX_PORTS;
+        let index = (self.get() >> SLOT) as usize % MAX_PORTS;
         Slot::new(index).expect("the remainder is below MAX_PORTS")
     }
 
     /// What it is.
     pub fn kind(self) -> EntryKind {
-        match self.0 >> KIND & 3 {
+        match self.get() >> KIND & 3 {
             2 => EntryKind::Static,
             3 => EntryKind::Pinned,
             _ => EntryKind::Learned,
@@ -78,43 +107,43 @@ impl Value {
 
     /// The port's generation when it was learned.
     pub fn generation(self) -> u8 {
-        (self.0 >> GENERATION) as u8
+        (self.get() >> GENERATION) as u8
     }
 
-    /// The same with another generation.
+    /// The same learned entry with another generation.
     pub fn with_generation(self, generation: u8) -> Value {
-        let others = self.0 & !(0xff << GENERATION);
-        Value(others | u64::from(generation) << GENERATION)
+        let others = self.get() & !(0xff << GENERATION);
+        Value(LEARNED | others | u64::from(generation) << GENERATION)
     }
 
-    /// The same, seen now; moves long past are forgotten.
+    /// The same learned entry, seen now; moves long past are forgotten.
     pub fn refreshed(self, now: Seconds) -> Value {
-        let mut value = self.0;
+        let mut others = self.get() & !0xffff_ffff;
         if !self.moved_lately(now) {
-            value &= !(0x7ff << MOVES);
+            others &= !MOVES_MASK;
         }
-        Value(value & !0xffff_ffff | u64::from(now))
+        Value(LEARNED | others | u64::from(now))
     }
 
-    /// The same at another port, or `None` if it has moved too often.
+    /// The same learned entry at another port, or `None` if it has moved too often.
     pub fn moved(self, slot: Slot, now: Seconds) -> Option<Value> {
         let moves = if self.moved_lately(now) {
-            self.0 >> MOVES & 7
+            self.get() >> MOVES & 7
         } else {
             0
         };
         if moves == MAX_MOVES {
             return None;
         }
-        let moved_at = u64::from(now & 0xff);
-        let moved = Value::place(1, slot) | (moves + 1) << MOVES | moved_at << MOVED_AT;
-        Some(Value(moved | u64::from(now)))
+        let moved_at = u64::from(now & 0xff) << MOVED_AT;
+        let others = (moves + 1) << MOVES | moved_at | u64::from(now);
+        Some(Value::pack(LEARNED, slot, others))
     }
 
     /// Whether the last move is less than [`DAMPING`] seconds ago.
     fn moved_lately(self, now: Seconds) -> bool {
-        let moves = self.0 >> MOVES & 7;
-        let moved_at = (self.0 >> MOVED_AT) as u8;
+        let moves = self.get() >> MOVES & 7;
+        let moved_at = (self.get() >> MOVED_AT) as u8;
         // It was last seen at the last move or later, so that the second condition settles what
         // the first leaves open modulo 256.
         moves != 0

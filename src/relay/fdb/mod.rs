@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 pub use entry::{Entry, EntryKind};
 use entry::{Value, entry_key};
 use seats::Seats;
-use table::{Bound, Table};
+use table::{Bound, Place, Table};
 
 use super::Seconds;
 use super::port::{MAX_PORTS, Slot};
@@ -151,12 +151,25 @@ impl Fdb {
     }
 
     /// Where `mac` is in this FID.
+    #[inline]
     pub(super) fn lookup(&self, fid: Fid, mac: Mac, now: Seconds) -> Option<(Slot, EntryKind)> {
         let (_, value) = self.table.find(entry_key(fid, mac))?;
         self.alive(value, now).then(|| (value.slot(), value.kind()))
     }
 
+    /// Whether learning `mac` at `slot` would change nothing, not even its time.
+    #[inline]
+    pub(super) fn is_fresh(&self, fid: Fid, mac: Mac, slot: Slot, now: Seconds) -> bool {
+        self.table
+            .find(entry_key(fid, mac))
+            .is_some_and(|(_, value)| {
+                value.is_learned(slot, self.seats.generation(slot), now)
+                    && self.ageing.load(Ordering::Relaxed) != 0
+            })
+    }
+
     /// Notes that `mac` sent from `slot`, which may have learned up to `limit` addresses.
+    #[inline]
     pub(super) fn learn(
         &self,
         fid: Fid,
@@ -166,7 +179,28 @@ impl Fdb {
         now: Seconds,
     ) -> Learning {
         let key = entry_key(fid, mac);
-        if let Some((place, value)) = self.table.find(key) {
+        let found = self.table.find(key);
+        // The usual case: it has sent within this second.
+        if let Some((_, value)) = found
+            && value.is_learned(slot, self.seats.generation(slot), now)
+            && self.ageing.load(Ordering::Relaxed) != 0
+        {
+            return Learning::Known;
+        }
+        self.refresh_or_learn(key, found, slot, limit, now)
+    }
+
+    /// The part of [`Fdb::learn`] for what was not seen within this second.
+    #[inline(never)]
+    fn refresh_or_learn(
+        &self,
+        key: u64,
+        found: Option<(Place, Value)>,
+        slot: Slot,
+        limit: u32,
+        now: Seconds,
+    ) -> Learning {
+        if let Some((place, value)) = found {
             if value.kind() == EntryKind::Static {
                 return if value.slot() == slot {
                     Learning::Known
@@ -175,24 +209,21 @@ impl Fdb {
                 };
             }
             if value.slot() == slot && self.alive(value, now) {
-                if value.seconds() != now {
-                    // A race lost means that someone else refreshed, moved or removed it.
-                    self.table.exchange(place, value, value.refreshed(now));
-                }
+                // A race lost means that someone else refreshed, moved or removed it.
+                self.table.exchange(place, value, value.refreshed(now));
                 return Learning::Known;
             }
+        } else if self.seats.count(slot) >= limit && self.ageing.load(Ordering::Relaxed) != 0 {
+            // A flood of addresses takes no locks.
+            return Learning::PortLimit;
         }
         self.learn_slowly(key, slot, limit, now)
     }
 
     /// The part of [`Fdb::learn`] that changes more than a time stamp.
-    #[cold]
     fn learn_slowly(&self, key: u64, slot: Slot, limit: u32, now: Seconds) -> Learning {
         if self.ageing.load(Ordering::Relaxed) == 0 {
             return Learning::Off;
-        }
-        if self.table.find(key).is_none() && self.seats.count(slot) >= limit {
-            return Learning::PortLimit;
         }
         let bound = self.table.lock(key);
         while let Some((place, value)) = bound.find() {
@@ -204,8 +235,7 @@ impl Fdb {
                 };
             }
             if !self.alive(value, now) {
-                bound.remove(place);
-                self.release(value);
+                self.remove(&bound, place);
             } else if value.slot() == slot {
                 return Learning::Known;
             } else {
@@ -243,7 +273,7 @@ impl Fdb {
     pub(super) fn add_static(&self, fid: Fid, mac: Mac, slot: Slot) -> bool {
         let bound = self.table.lock(entry_key(fid, mac));
         if let Some((place, _)) = bound.find() {
-            self.release(bound.remove(place));
+            self.remove(&bound, place);
         }
         if !self.admit() {
             return false;
@@ -261,7 +291,7 @@ impl Fdb {
         let bound = self.table.lock(entry_key(fid, mac));
         match bound.find() {
             Some((place, value)) if value.kind() == EntryKind::Static => {
-                self.release(bound.remove(place));
+                self.remove(&bound, place);
                 true
             }
             _ => false,
@@ -313,6 +343,13 @@ impl Fdb {
             |old| !self.alive(old, now),
             |evicted| self.release(evicted),
         )
+    }
+
+    /// Removes an entry.
+    fn remove(&self, bound: &Bound<'_>, place: Place) {
+        if let Some(value) = bound.remove(place) {
+            self.release(value);
+        }
     }
 
     /// Stops counting an entry that was removed. What a port had learned before it went down

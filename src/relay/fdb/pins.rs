@@ -57,12 +57,14 @@ impl Fdb {
 
     /// The ports that pinned `mac` at first sight, in any VLAN.
     pub(in crate::relay) fn pinned(&self, mac: Mac) -> impl Iterator<Item = Slot> {
-        let ks = if self.pins.load(Ordering::Relaxed) == 0 {
-            0..0
-        } else {
-            0..MAX_PINS
-        };
+        let ks = if self.has_pins() { 0..MAX_PINS } else { 0..0 };
         ks.map_while(move |k| Some(self.table.find(pin_key(k, mac))?.1.slot()))
+    }
+
+    /// Whether any address is pinned.
+    #[inline]
+    pub(in crate::relay) fn has_pins(&self) -> bool {
+        self.pins.load(Ordering::Relaxed) != 0
     }
 
     /// Makes pinning and unpinning one at a time; both are as rare as ring starts.

@@ -8,14 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::relay::port::{MAX_PORTS, Slot};
 use crate::sys::zeroed::{CacheLine, cache_lines};
 
+/// Lines of eight words, one word a port.
+const LINES: usize = MAX_PORTS / 8;
+
 /// The words of all ports.
 #[derive(Debug)]
-pub struct Seats(Box<[CacheLine]>);
+pub struct Seats(Box<[CacheLine; LINES]>);
 
 impl Seats {
     /// All ports in generation 0, with nothing learned.
     pub fn new() -> Seats {
-        Seats(cache_lines(MAX_PORTS / 8))
+        let lines: Box<[CacheLine]> = cache_lines(LINES);
+        let Ok(lines) = lines.try_into() else {
+            unreachable!("as many lines as were asked for");
+        };
+        Seats(lines)
     }
 
     /// Bytes of memory.
@@ -29,6 +36,7 @@ impl Seats {
     }
 
     /// The generation of a port, modulo 256.
+    #[inline]
     pub fn generation(&self, slot: Slot) -> u8 {
         generation(self.word(slot).load(Ordering::Relaxed))
     }
@@ -64,8 +72,9 @@ impl Seats {
         count(last.unwrap_or_else(|word| word))
     }
 
+    #[inline]
     fn word(&self, slot: Slot) -> &AtomicU64 {
-        &self.0[slot.index() / 8].0[slot.index() % 8]
+        &self.0[slot.index() / 8 % LINES].0[slot.index() % 8]
     }
 }
 

@@ -1,8 +1,9 @@
 //! A concurrent hash table of two-word entries.
 //!
-//! Purpose: buckets of eight entries, two cache lines each (keys, then values); a key lives in one
-//! of two buckets, the emptier one when it was inserted. The hash is keyed at random, so that
-//! nobody outside can aim at a bucket.
+//! Purpose: buckets of eight entries, two cache lines each (keys, then values). A key lives in one
+//! of two buckets: the first, or the emptier one where the first was crowded when it was inserted;
+//! and there in the lane that its hash names, or the next vacant one. So most look-ups end with the
+//! first key they compare. The hash is keyed at random, so that nobody outside can aim at a bucket.
 //!
 //! Invariants: a key is in the table at most once. A word of keys is 0 or a key; a value of 0
 //! means that the entry is not there, whatever the key says. To remove, the value goes first; to
@@ -22,47 +23,63 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 
 use super::entry::Value;
-use crate::sys::zeroed::{CacheLine, cache_lines};
+use crate::sys::zeroed::{CacheLine, cache_line_pairs};
 
 /// Entries of a bucket.
 const LANES: usize = 8;
+/// A bucket with so many vacant lanes or fewer is compared with the other one.
+const CROWDED: usize = 3;
 /// Fewer buckets than this are not worth saving.
 const MIN_BUCKETS: usize = 16;
+/// More cannot be counted in a [`Place`].
+const MAX_BUCKETS: usize = 1 << 28;
 /// Locks of a large table.
 const MAX_LOCKS: usize = 256;
 
 /// The table.
 #[derive(Debug)]
 pub struct Table {
-    lines: Box<[CacheLine]>,
-    buckets: u32,
-    hash: RandomState,
+    /// By bucket: keys, values.
+    lines: Box<[[CacheLine; 2]]>,
+    /// The key of the hash.
+    seeds: [u64; 3],
     locks: Box<[Mutex<()>]>,
 }
 
-/// Where an entry is: bucket and lane.
+/// Where an entry is: the lane, counted over all buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    bucket: u32,
-    lane: u32,
+pub struct Place(u32);
+
+impl Place {
+    #[inline]
+    fn new(bucket: u32, lane: u32) -> Place {
+        Place(bucket * LANES as u32 + lane % LANES as u32)
+    }
+
+    fn bucket(self) -> usize {
+        self.0 as usize / LANES
+    }
+
+    fn lane(self) -> usize {
+        self.0 as usize % LANES
+    }
 }
 
 impl Table {
     /// An empty table of at least `lanes` lanes.
     pub fn new(lanes: usize) -> Table {
-        let buckets = lanes.div_ceil(LANES).max(MIN_BUCKETS);
+        let buckets = lanes.div_ceil(LANES).clamp(MIN_BUCKETS, MAX_BUCKETS);
         let locks = buckets.next_power_of_two().min(MAX_LOCKS);
         Table {
-            lines: cache_lines(2 * buckets),
-            buckets: u32::try_from(buckets).unwrap_or(u32::MAX),
-            hash: RandomState::default(),
+            lines: cache_line_pairs(buckets),
+            seeds: seeds(),
             locks: (0..locks).map(|_| Mutex::new(())).collect(),
         }
     }
 
     /// Number of buckets.
     pub fn buckets(&self) -> usize {
-        self.buckets as usize
+        self.lines.len()
     }
 
     /// Bytes of memory.
@@ -71,22 +88,38 @@ impl Table {
     }
 
     /// Finds a key.
+    #[inline]
     pub fn find(&self, key: u64) -> Option<(Place, Value)> {
-        let (first, second) = self.choices(key);
+        let hash = self.hash(key);
+        let home = self.home(hash);
+        if self.key(home).load(Ordering::Acquire) == key
+            && let Some(value) = self.value_of(home, key)
+        {
+            return Some((home, value));
+        }
+        self.find_farther(key, hash)
+    }
+
+    /// Finds a key that need not be in its home.
+    #[inline(never)]
+    fn find_farther(&self, key: u64, hash: u64) -> Option<(Place, Value)> {
+        let first = self.first_bucket(hash);
         self.find_in(first, key)
-            .or_else(|| self.find_in(second, key))
+            .or_else(|| self.find_in(self.second_bucket(hash, first), key))
     }
 
     /// Replaces a value if it still is `old`; both belong to the key at this place.
     pub fn exchange(&self, place: Place, old: Value, new: Value) -> bool {
         self.value(place)
-            .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(old.get(), new.get(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Locks what belongs to a key.
     pub fn lock(&self, key: u64) -> Bound<'_> {
-        let (first, second) = self.choices(key);
+        let hash = self.hash(key);
+        let first = self.first_bucket(hash);
+        let second = self.second_bucket(hash, first);
         let (low, high) = {
             let (a, b) = (self.lock_index(first), self.lock_index(second));
             (a.min(b), a.max(b))
@@ -96,6 +129,7 @@ impl Table {
         Bound {
             table: self,
             key,
+            hash,
             choices: [first, second],
             _guards: (low_guard, high_guard),
         }
@@ -132,44 +166,43 @@ impl Table {
         }
         let _guard = self.lock_at(self.lock_index(bucket));
         for place in lanes(bucket) {
-            if picked(place) {
-                removed(self.clear(place));
+            if picked(place)
+                && let Some(value) = self.clear(place)
+            {
+                removed(value);
             }
         }
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
-        (0..self.buckets).flat_map(lanes)
+        (0..self.lines.len() as u32).flat_map(lanes)
     }
 
-    /// The two buckets of a key, never the same.
-    fn choices(&self, key: u64) -> (u32, u32) {
-        let hash = self.hash.hash_one(key);
-        let scale = |half: u32, range: u32| ((u64::from(half) * u64::from(range)) >> 32) as u32;
-        let first = scale(hash as u32, self.buckets);
-        let second = scale((hash >> 32) as u32, self.buckets - 1);
-        (first, second + u32::from(second >= first))
+    /// A keyed hash: products, folded. One round would leave the addresses of a fleet, which count
+    /// up, in step with each other.
+    #[inline]
+    fn hash(&self, key: u64) -> u64 {
+        let [add, first, second] = self.seeds;
+        fold(fold(key ^ add, first), second)
+    }
+
+    /// Where a key is looked for first.
+    fn home(&self, hash: u64) -> Place {
+        Place::new(self.first_bucket(hash), hash as u32)
+    }
+
+    fn first_bucket(&self, hash: u64) -> u32 {
+        scale((hash >> 32) as u32, self.lines.len() as u32)
+    }
+
+    /// Never the same as the first.
+    fn second_bucket(&self, hash: u64, first: u32) -> u32 {
+        let second = scale(hash as u32, self.lines.len() as u32 - 1);
+        second + u32::from(second >= first)
     }
 
     fn find_in(&self, bucket: u32, key: u64) -> Option<(Place, Value)> {
-        let keys = &self.lines[2 * bucket as usize].0;
-        let lane = keys
-            .iter()
-            .position(|word| word.load(Ordering::Acquire) == key)?;
-        let place = Place {
-            bucket,
-            lane: lane as u32,
-        };
-        match self.value_of(place, key) {
-            Some(value) => Some((place, value)),
-            None => self.find_again(place, key),
-        }
-    }
-
-    /// Looks behind a lane that was being emptied: the key may be back in a later one.
-    #[cold]
-    fn find_again(&self, from: Place, key: u64) -> Option<(Place, Value)> {
-        lanes(from.bucket)
+        lanes(bucket)
             .filter(|place| self.key(*place).load(Ordering::Acquire) == key)
             .find_map(|place| Some((place, self.value_of(place, key)?)))
     }
@@ -178,22 +211,22 @@ impl Table {
     fn value_of(&self, place: Place, key: u64) -> Option<Value> {
         let value = self.value(place).load(Ordering::Acquire);
         let key_now = self.key(place).load(Ordering::Relaxed);
-        (value != 0 && key_now == key).then_some(Value(value))
+        Value::new(value).filter(|_| key_now == key)
     }
 
     /// Empties a lane whose bucket the caller has locked.
-    fn clear(&self, place: Place) -> Value {
+    fn clear(&self, place: Place) -> Option<Value> {
         let value = self.value(place).swap(0, Ordering::AcqRel);
         self.key(place).store(0, Ordering::Release);
-        Value(value)
+        Value::new(value)
     }
 
     fn key(&self, place: Place) -> &AtomicU64 {
-        &self.lines[2 * place.bucket as usize].0[place.lane as usize % LANES]
+        &self.lines[place.bucket()][0].0[place.lane()]
     }
 
     fn value(&self, place: Place) -> &AtomicU64 {
-        &self.lines[2 * place.bucket as usize + 1].0[place.lane as usize % LANES]
+        &self.lines[place.bucket()][1].0[place.lane()]
     }
 
     fn lock_index(&self, bucket: u32) -> usize {
@@ -207,9 +240,28 @@ impl Table {
     }
 }
 
+/// A random key for the hash. A factor needs bits in both halves.
+fn seeds() -> [u64; 3] {
+    let random = RandomState::default();
+    let factor = |number: u64| random.hash_one(number) | (1 << 63 | 1);
+    [random.hash_one(0u64), factor(1), factor(2)]
+}
+
+/// The product of two numbers, its halves folded into one.
+#[inline]
+fn fold(number: u64, factor: u64) -> u64 {
+    let product = u128::from(number) * u128::from(factor);
+    (product as u64) ^ (product >> 64) as u64
+}
+
+/// Maps all 32-bit numbers evenly to those below `range`.
+fn scale(number: u32, range: u32) -> u32 {
+    ((u64::from(number) * u64::from(range)) >> 32) as u32
+}
+
 /// The lanes of a bucket.
 fn lanes(bucket: u32) -> impl Iterator<Item = Place> {
-    (0..LANES as u32).map(move |lane| Place { bucket, lane })
+    (0..LANES as u32).map(move |lane| Place::new(bucket, lane))
 }
 
 /// A key whose two buckets are locked.
@@ -217,6 +269,7 @@ fn lanes(bucket: u32) -> impl Iterator<Item = Place> {
 pub struct Bound<'a> {
     table: &'a Table,
     key: u64,
+    hash: u64,
     choices: [u32; 2],
     _guards: (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>),
 }
@@ -224,19 +277,15 @@ pub struct Bound<'a> {
 impl Bound<'_> {
     /// Finds the key.
     pub fn find(&self) -> Option<(Place, Value)> {
-        let [first, second] = self.choices;
-        let table = self.table;
-        table
-            .find_in(first, self.key)
-            .or_else(|| table.find_in(second, self.key))
+        self.table.find_farther(self.key, self.hash)
     }
 
     /// Removes what is at this place, which [`Bound::find`] found.
-    pub fn remove(&self, place: Place) -> Value {
+    pub fn remove(&self, place: Place) -> Option<Value> {
         self.table.clear(place)
     }
 
-    /// Inserts the key, which must not be there, in the emptier bucket. Where both are full, it
+    /// Inserts the key, which must not be there, where there is room. Where there is none, it
     /// takes the place of an entry that is `dead` and hands that to `evicted`; false if there is
     /// none.
     pub fn insert(
@@ -249,27 +298,35 @@ impl Bound<'_> {
         let vacant = |place: &Place| table.key(*place).load(Ordering::Relaxed) == 0;
         let room = |bucket: u32| lanes(bucket).filter(vacant).count();
         let [first, second] = self.choices;
-        let bucket = if room(first) >= room(second) {
+        let roomy = room(first);
+        let bucket = if roomy > CROWDED || roomy >= room(second) {
             first
         } else {
             second
         };
-        if let Some(place) = lanes(bucket).find(vacant) {
+        let home = self.hash as u32;
+        let mut from_home =
+            (0..LANES as u32).map(|step| Place::new(bucket, home.wrapping_add(step)));
+        if let Some(place) = from_home.find(vacant) {
             self.fill(place, value);
             return true;
         }
         let mut places = self.choices.into_iter().flat_map(lanes);
-        let value_now = |place: Place| Value(table.value(place).load(Ordering::Relaxed));
-        let Some(place) = places.find(|place| dead(value_now(*place))) else {
+        let value_now = |place: Place| Value::new(table.value(place).load(Ordering::Relaxed));
+        let Some(place) = places.find(|place| value_now(*place).is_some_and(&dead)) else {
             return false;
         };
-        evicted(table.clear(place));
+        if let Some(old) = table.clear(place) {
+            evicted(old);
+        }
         self.fill(place, value);
         true
     }
 
     fn fill(&self, place: Place, value: Value) {
         self.table.key(place).store(self.key, Ordering::Release);
-        self.table.value(place).store(value.0, Ordering::Release);
+        self.table
+            .value(place)
+            .store(value.get(), Ordering::Release);
     }
 }

@@ -55,9 +55,10 @@ fn reserved_addresses_end_here_each_with_its_reason() {
                 for port in [0, 2] {
                     let sent = frame(address(last), mac(port as u64), &[ethertype]);
                     let got = net.send(port, &sent);
-                    match open {
-                        true => assert_eq!(got.unwrap().len(), 2),
-                        false => assert_eq!(got, Err(reason), "{last} {ethertype:x}"),
+                    if open {
+                        assert_eq!(got.unwrap().len(), 2);
+                    } else {
+                        assert_eq!(got, Err(reason), "{last} {ethertype:x}");
                     }
                 }
             }

@@ -16,6 +16,7 @@ fn net(change: impl Fn(&mut PortConfig)) -> Net {
     Net::new(RelayConfig::default(), vec![port, uplink])
 }
 
+#[allow(clippy::unnecessary_wraps)] // What it is compared with is a result.
 fn only(to: usize, bytes: &[u8]) -> Result<Copies, DropReason> {
     Ok(Copies::from([(to, bytes.to_vec())]))
 }

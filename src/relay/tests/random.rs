@@ -197,7 +197,7 @@ impl Dice {
         for _ in 0..tags {
             words.push(self.pick(&[0x8100, 0x8100, 0x8100, 0x8100, 0x88a8, 0x88a8, 0x9100]));
             let number = self.pick(&[0, 10, 10, 20, 20, 30, 4094, 4095, 110, 120, 77]);
-            words.push(self.below(16) as u16 * 0x1000 | number);
+            words.push((self.below(16) as u16 * 0x1000) | number);
         }
         let ethertypes = [0x0800, 0x86dd, 0x88cc, 0x8808, 0x8940, 0x893f, 0x8100];
         let usual = !self.one_in(6);

@@ -32,6 +32,9 @@ fn through(from: VlanConfig, to: VlanConfig, bytes: &[u8]) -> Result<Option<Vec<
     }
 }
 
+/// A port, the tags of a frame that arrives there, and the frame on a trunk.
+type Case = (VlanConfig, Vec<[u16; 2]>, Result<Vec<u8>, DropReason>);
+
 #[test]
 fn classification_by_kind_of_port() {
     use DropReason::{ForeignTpid, NoNative, NotMember, ReservedVid, TagOnAccess, Untranslated};
@@ -41,7 +44,7 @@ fn classification_by_kind_of_port() {
     let access = || VlanConfig::Access(vid(10));
     let set = |native| trunk(&[10, 20], native);
     let untagged = vec![];
-    let cases: Vec<(VlanConfig, Vec<[u16; 2]>, Result<Vec<u8>, DropReason>)> = vec![
+    let cases: Vec<Case> = vec![
         (access(), untagged.clone(), tagged(10)),
         (access(), vec![c(0)], tagged(10)),
         (access(), vec![c(10)], Err(TagOnAccess)),
@@ -169,9 +172,9 @@ fn priority_and_drop_eligibility_stay_and_have_a_default() {
     let all = |native| trunk(&[10], native);
     // PCP 5, DEI.
     let marked = 0xb000;
-    let kept = Ok(Some(broadcast(&[c(marked | 10)])));
+    let kept = Ok(Some(broadcast(&[c(marked + 10)])));
     assert_eq!(
-        through(all(None), all(None), &broadcast(&[c(marked | 10)])),
+        through(all(None), all(None), &broadcast(&[c(marked + 10)])),
         kept
     );
     assert_eq!(
@@ -185,7 +188,7 @@ fn priority_and_drop_eligibility_stay_and_have_a_default() {
     port.default_pcp = 3;
     let net = Net::new(RelayConfig::default(), vec![port, bridge(all(None))]);
     let copies = net.send(0, &broadcast(&[])).unwrap();
-    assert_eq!(copies[&1], broadcast(&[c(0x6000 | 10)]));
+    assert_eq!(copies[&1], broadcast(&[c(0x600a)]));
     // A priority tag has its own, be it zero.
     let copies = net.send(0, &broadcast(&[c(0)])).unwrap();
     assert_eq!(copies[&1], broadcast(&[c(10)]));

@@ -12,6 +12,9 @@ use rtnetlink::packet_route::route::{
 use super::client::{Client, errno};
 use crate::uplink::error::{LinkError, Occupied};
 
+/// More addresses or routes than these are not told.
+const TOLD: usize = 16;
+
 impl Client {
     /// What the host has on a device.
     pub async fn occupied(&self, ifindex: u32) -> Result<Occupied, LinkError> {
@@ -50,6 +53,8 @@ impl Client {
                 }
             }
         }
+        addresses.truncate(TOLD);
+        default_routes.truncate(TOLD);
         Ok(Occupied {
             addresses,
             default_routes,

@@ -90,10 +90,10 @@ impl Watch {
                         self.note(ifindex, Some(state));
                     }
                 }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                    if is_about_a_device(&link) {
-                        self.note(link.header.index, None);
-                    }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                    if is_about_a_device(&link) =>
+                {
+                    self.note(link.header.index, None);
                 }
                 NetlinkPayload::Overrun(_) => self.stale = true,
                 _ => {}

@@ -250,7 +250,7 @@ fn one_that_is_there_is_taken_where_that_is_wanted_and_stays() {
     in_namespace(|| {
         veth("va", "vb");
         veth("vc", "vd");
-        ip("link add link va name evb-up0 address 02:00:00:00:00:01 type macvtap mode vepa");
+        ip("link add link va name evb-up0 address 02:00:00:00:00:77 type macvtap mode vepa");
         let adopt = |mode| MacvtapSpec {
             adopt: true,
             ..spec(mode)
@@ -309,26 +309,25 @@ fn the_same_number_in_another_namespace_is_another_device() {
 fn what_fails_on_the_way_leaves_nothing_behind() {
     in_namespace(|| {
         veth("va", "vb");
-        let wanted = MacvtapSpec {
-            // More than a veth can have.
-            mtu: Some(65535),
-            ..spec(MacvtapMode::Bridge)
-        };
-        ip("link set va mtu 1500");
-        let opened = open(&Spec::Macvtap(wanted));
-        if opened.is_err() {
-            assert!(!exists("evb-up0"));
-        }
-        let own = MacvtapSpec {
-            mac: Some([1, 0, 0, 0, 0, 1]),
+        let (_link, _created) = link(&Spec::Macvtap(spec(MacvtapMode::Bridge)));
+        let second = |mac| MacvtapSpec {
             name: "evb-up1".into(),
+            mac: Some(mac),
+            mtu: Some(9000),
             ..spec(MacvtapMode::Bridge)
         };
-        let error = refusal(&Spec::Macvtap(own)).to_string();
+        // Refused when it is made, and when it is switched on.
+        let error = refusal(&Spec::Macvtap(second([1, 0, 0, 0, 0, 1]))).to_string();
         assert!(
             error.ends_with("`mac` must be a unicast address"),
             "{error}"
         );
+        let taken = LinkError::AddressTaken {
+            parent: "va".into(),
+        };
+        assert_eq!(refusal(&Spec::Macvtap(second(HERE))), taken);
         assert!(!exists("evb-up1"));
+        let mtu = std::fs::read_to_string("/sys/class/net/va/mtu").unwrap();
+        assert_eq!(mtu.trim(), "1500");
     });
 }

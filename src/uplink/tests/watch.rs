@@ -19,9 +19,8 @@ async fn until(watch: &mut Watch, ifindex: u32, wanted: Option<State>) {
         }
     };
     let patience = Duration::from_secs(20);
-    if tokio::time::timeout(patience, heard).await.is_err() {
-        panic!("{ifindex} never became {wanted:?}");
-    }
+    let in_time = tokio::time::timeout(patience, heard).await.is_ok();
+    assert!(in_time, "{ifindex} never became {wanted:?}");
 }
 
 fn index(name: &str) -> u32 {

@@ -280,3 +280,24 @@ fn rings_mark_what_they_write() {
     assert_eq!(guard.publish(), 1);
     assert_eq!(pages(), [5, 6], "used.idx, and slot 2 behind the boundary");
 }
+
+#[test]
+fn populating_leaves_holes_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let file = memfd(0x40000);
+    for page in [0, 1, 9, 0x3f] {
+        file.write_all_at(&[1], page << 12).unwrap();
+    }
+    let memory = GuestMemory::new(vec![
+        region(&file, 0x1000, 0x1000, 0x8000),
+        region(&file, 0x10000, 0x9000, 0x37000),
+    ])
+    .unwrap();
+    // Page 0 is in no region; the others are.
+    assert_eq!(memory.populate().unwrap(), 3 * 4096);
+    assert_eq!(file.metadata().unwrap().blocks() * 512, 4 * 4096);
+    let unused = GuestMemory::new(vec![region(&file, 0, 0x10000, 0x1000)]).unwrap();
+    assert_eq!(unused.populate().unwrap(), 0);
+    file.set_len(0).unwrap();
+    assert_eq!(memory.populate().unwrap(), 0);
+}

@@ -382,6 +382,16 @@ fn a_drought_is_timed_from_its_first_failure() {
     ring.reserve(&[64], &mut batch).unwrap();
     ring.complete(&mut batch);
     assert!(!ring.stalled(5000, 50), "success ends it");
+    // A sender that needs two buffers and cancels the one it is granted is stalled all the same.
+    guest.post_buffer(1, DATA, 100, WRITE);
+    for (now, stalled) in [(6000, false), (6050, false), (6051, true)] {
+        ring.reserve(&[64, 64], &mut batch).unwrap();
+        ring.cancel(&mut batch);
+        assert_eq!(ring.stalled(now, 50), stalled);
+    }
+    ring.reserve(&[64, 64], &mut batch).unwrap();
+    ring.complete(&mut batch);
+    assert!(!ring.stalled(7000, 50));
     ring.reserve(&[64], &mut batch).unwrap();
     assert!(!ring.stalled(0, 50));
     assert!(ring.stalled(u64::MAX, 50));
@@ -427,4 +437,10 @@ fn a_batch_may_fill_up_before_the_ring_does() {
         reserved(1, false)
     );
     assert_eq!(grants(&batch), [None]);
+}
+
+#[test]
+fn a_ring_is_small() {
+    use crate::virtqueue::ledger::Range;
+    assert!(size_of::<Option<(Range, bool)>>() <= 8);
 }

@@ -2,12 +2,13 @@
 //! bytes, and every receiver asked one by one whether it gets a copy. Random histories must come
 //! out of both alike.
 
+mod vlan;
+
 use std::collections::HashMap;
 
 use super::config::{MacPolicy, Mode, Multicast, PortConfig, RelayConfig, Role, VlanConfig};
 use crate::frame::mac::Mac;
-
-const TAG_TYPES: [u16; 5] = [0x8100, 0x88a8, 0x9100, 0x9200, 0x9300];
+use vlan::{Classified, type_at};
 
 /// A learned address.
 #[derive(Debug)]
@@ -26,14 +27,6 @@ enum Place {
     At { port: usize, learned: bool },
 }
 
-/// A classified frame, without the tag it was classified by.
-#[derive(Debug)]
-struct Classified {
-    vid: u16,
-    priority: u16,
-    bytes: Vec<u8>,
-}
-
 #[derive(Debug)]
 pub(super) struct Model {
     pub config: RelayConfig,
@@ -45,20 +38,8 @@ pub(super) struct Model {
     statics: HashMap<(u16, Mac), usize>,
 }
 
-fn type_at(bytes: &[u8], offset: usize) -> u16 {
-    match bytes.get(offset..offset + 2) {
-        Some(two) => u16::from_be_bytes([two[0], two[1]]),
-        None => 0,
-    }
-}
-
 fn mac_at(bytes: &[u8], offset: usize) -> Mac {
     Mac::new(bytes[offset..offset + 6].try_into().unwrap())
-}
-
-fn with_tag(bytes: &[u8], tpid: u16, tci: u16) -> Vec<u8> {
-    let tag = [tpid.to_be_bytes(), tci.to_be_bytes()].concat();
-    [&bytes[..12], &tag[..], &bytes[12..]].concat()
 }
 
 impl Model {
@@ -106,7 +87,7 @@ impl Model {
         let mut with = sets.filter(|set| set.iter().any(|member| member.get() == vid));
         with.next()
             .and_then(|set| set.iter().next())
-            .map_or(vid, |lowest| lowest.get())
+            .map_or(vid, super::super::frame::ethernet::Vid::get)
     }
 
     fn shares_fid(&self, vid: u16) -> bool {
@@ -131,111 +112,6 @@ impl Model {
             }
             VlanConfig::Translate(pairs) => pairs.values().any(|member| member.get() == vid),
         }
-    }
-
-    /// §3, the column "ingress".
-    fn classify(&self, port: usize, bytes: &[u8]) -> Option<Classified> {
-        let config = &self.ports[port];
-        let payload_of = |vid: u16| {
-            Some(Classified {
-                vid,
-                priority: u16::from(config.default_pcp) << 13,
-                bytes: bytes.to_vec(),
-            })
-        };
-        if self.is_flat() {
-            return payload_of(0);
-        }
-        let untagged_vid = match &config.vlan {
-            VlanConfig::Qinq(s) => return payload_of(s.get()),
-            VlanConfig::Access(vid) => Some(vid.get()),
-            VlanConfig::Trunk { native, .. } => native.map(|vid| vid.get()),
-            VlanConfig::Flat | VlanConfig::Translate(_) => None,
-        };
-        let tpid = type_at(bytes, 12);
-        if tpid == 0x893f || TAG_TYPES.contains(&tpid) && bytes.len() < 18 {
-            return None;
-        }
-        if !TAG_TYPES.contains(&tpid) {
-            return payload_of(untagged_vid?);
-        }
-        let tci = type_at(bytes, 14);
-        let outside = tci & 0xfff;
-        let inside = match &config.vlan {
-            VlanConfig::Translate(pairs) => pairs
-                .iter()
-                .find(|(external, _)| external.get() == outside)
-                .map_or(0, |(_, internal)| internal.get()),
-            _ => outside,
-        };
-        let ours = tpid == 0x8100 || tpid == 0x88a8 && self.is_service(inside);
-        if !ours {
-            return match config.vlan {
-                VlanConfig::Trunk { .. } => payload_of(untagged_vid?),
-                _ => None,
-            };
-        }
-        let vid = if outside == 4095 {
-            return None;
-        } else if outside == 0 {
-            untagged_vid?
-        } else if matches!(config.vlan, VlanConfig::Access(_)) {
-            return None;
-        } else if self.is_member(port, inside) && self.is_service(inside) == (tpid == 0x88a8) {
-            inside
-        } else {
-            return None;
-        };
-        Some(Classified {
-            vid,
-            priority: tci & 0xf000,
-            bytes: [&bytes[..12], &bytes[16..]].concat(),
-        })
-    }
-
-    /// §3, the column "egress", with the hopping guard and the MTU.
-    fn egress(&self, port: usize, frame: &Classified) -> Option<Vec<u8>> {
-        let config = &self.ports[port];
-        let bytes = if self.is_flat() {
-            frame.bytes.clone()
-        } else {
-            let tag = match &config.vlan {
-                VlanConfig::Access(_) | VlanConfig::Qinq(_) => None,
-                VlanConfig::Trunk { native, .. } => {
-                    (native.map(|vid| vid.get()) != Some(frame.vid)).then_some(frame.vid)
-                }
-                VlanConfig::Flat => Some(frame.vid),
-                VlanConfig::Translate(pairs) => pairs
-                    .iter()
-                    .find(|(_, internal)| internal.get() == frame.vid)
-                    .map(|(external, _)| external.get()),
-            };
-            match tag {
-                Some(vid) => {
-                    let service = self.is_service(frame.vid);
-                    let tpid = if service { 0x88a8 } else { 0x8100 };
-                    with_tag(&frame.bytes, tpid, frame.priority | vid)
-                }
-                None => {
-                    let shows_tag = [0x8100, 0x88a8].contains(&type_at(&frame.bytes, 12));
-                    if shows_tag && !matches!(config.vlan, VlanConfig::Qinq(_)) {
-                        return None;
-                    }
-                    frame.bytes.clone()
-                }
-            }
-        };
-        let mut tags = 0;
-        while tags < 2
-            && TAG_TYPES.contains(&type_at(&bytes, 12 + 4 * tags))
-            && bytes.len() >= 18 + 4 * tags
-        {
-            tags += 1;
-        }
-        let most = config
-            .mtu
-            .map_or(usize::MAX, |mtu| usize::from(mtu) + 14 + 4 * tags);
-        (bytes.len() <= most).then_some(bytes)
     }
 
     /// Whether a port is the one that a registered address belongs to.
