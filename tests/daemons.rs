@@ -146,7 +146,7 @@ fn a_frame_of_64_kib_crosses_whole() {
     let mut far = b.guest_with("b", 2, offloading());
     meet(&mut near, &mut far);
     meet(&mut far, &mut near);
-    let data: Vec<_> = (0..65_495_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let data: Vec<_> = (0..65_495_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let mut header = [0; 12];
     header[..2].copy_from_slice(&[1, 1]);
     for (at, field) in [(2, 54_u16), (4, 1448), (6, 34), (8, 16)] {
