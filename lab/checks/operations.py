@@ -41,7 +41,7 @@ def idle(lab):
 
 
 def _examples():
-    return {path.stem: (path,) for path in sorted(pathlib.Path(ROOT / 'qemu-configs').glob('*.toml'))}
+    return {path.stem: (path,) for path in sorted(pathlib.Path(ROOT / 'qemu-configs').rglob('*.toml'))}
 
 
 @check(smoke=True, cases=_examples())

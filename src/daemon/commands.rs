@@ -91,7 +91,7 @@ impl Daemon {
                 _ => PortState::Down,
             },
             socket: device.map(|device| device.path().display().to_string()),
-            queues: device.map_or(0, |device| device.rings.tx.len() as u16),
+            queues: device.map_or(0, |device| device.queues() as u16),
             features: device
                 .map(|device| feature_names(device.features))
                 .unwrap_or_default()

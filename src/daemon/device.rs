@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::endpoint::{Address, EndpointHandle};
 use super::event::SessionId;
-use crate::worker::PortRings;
+use crate::uplink::Link;
+use crate::worker::{Attachment, PortRings};
 
 /// A vhost-user port's device.
 pub struct Device {
@@ -17,6 +18,8 @@ pub struct Device {
     /// What the driver accepted.
     pub features: u64,
     pub rings: Arc<PortRings>,
+    /// What there is instead of rings where the other end is a back end, too.
+    pub link: Option<Arc<Link>>,
     /// The life of the device in which a ring broke, and how.
     pub failure: Option<(u64, String)>,
 }
@@ -31,12 +34,34 @@ impl Device {
             session: None,
             features: 0,
             rings: Arc::new(PortRings::none(0)),
+            link: None,
             failure: None,
         }
     }
 
+    /// What workers are to use.
+    pub fn attachment(&self) -> Attachment {
+        match &self.link {
+            Some(link) => Attachment::Link(Some(Arc::clone(link))),
+            None => Attachment::Rings(self.usable()),
+        }
+    }
+
+    /// Whether frames can come and go.
+    pub fn is_active(&self) -> bool {
+        self.link.is_some() || !self.usable().is_empty()
+    }
+
+    /// Queue pairs in use.
+    pub fn queues(&self) -> usize {
+        match &self.link {
+            Some(link) => link.queues().len(),
+            None => self.rings.tx.len(),
+        }
+    }
+
     /// The rings that may be used: none in the life in which one of them broke.
-    pub fn usable(&self) -> Arc<PortRings> {
+    fn usable(&self) -> Arc<PortRings> {
         match &self.failure {
             Some((life, _)) if *life == self.rings.life => Arc::new(PortRings::none(*life)),
             _ => Arc::clone(&self.rings),

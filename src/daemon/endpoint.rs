@@ -2,6 +2,9 @@
 //!
 //! A task of the control side accepts or connects; each connection is then served by a thread of its
 //! own, so that a slow or hostile front end stalls nobody else. One port has one front end at a time.
+//!
+//! Who connects may find another back end at the other end, such as a port of another daemon. Then the thread
+//! plays the front end, and what it reaches is a link.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,12 +20,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::event::{Event, SessionId};
 use crate::privileged::Privileged;
 use crate::sys::socket;
-use crate::vhost_user::{Connection, DevicePolicy, PortHost, Update};
+use crate::uplink::Link;
+use crate::vhost_user::{self, Connection, DevicePolicy, Peer, PortHost, Update};
 use crate::worker::{Barrier, PortId, PortRings};
 
 /// Pauses between attempts to reach a front end that listens.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// A connection that lasted so long was a good one.
+const LASTING: Duration = Duration::from_millis(500);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The stack of a session's thread: its deepest call is a log message.
@@ -115,7 +121,7 @@ impl Endpoint {
                 // Its end is on the way: the newcomer waits for it.
                 ended(Some(session)).await;
             }
-            present = self.serve(stream);
+            present = self.serve(stream, Part::BackEnd);
         }
         if let Some(mut session) = present {
             session.end().await;
@@ -137,8 +143,8 @@ impl Endpoint {
             match self.privileged.connect(&path) {
                 Ok(stream) => {
                     last_error.clear();
-                    pause = FIRST_RETRY;
-                    if let Some(mut session) = self.serve(stream) {
+                    let since = Instant::now();
+                    if let Some(mut session) = self.serve(stream, Part::AsItComes) {
                         tokio::select! {
                             _ = stopped.changed() => {
                                 session.end().await;
@@ -146,6 +152,10 @@ impl Endpoint {
                             }
                             () = ended(Some(&mut session)) => {}
                         }
+                    }
+                    // Who hangs up again and again is not asked any oftener than who is away.
+                    if since.elapsed() > LASTING {
+                        pause = FIRST_RETRY;
                     }
                 }
                 Err(error) => {
@@ -167,11 +177,11 @@ impl Endpoint {
         let _ = self.events.send(Event::EndpointGone);
     }
 
-    /// Serves a front end on a new thread.
-    fn serve(&self, stream: UnixStream) -> Option<Session> {
+    /// Serves a connection on a new thread.
+    fn serve(&self, stream: UnixStream, part: Part) -> Option<Session> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = SessionId(NEXT.fetch_add(1, Ordering::Relaxed));
-        match self.spawn(id, stream) {
+        match self.spawn(id, stream, part) {
             Ok(session) => Some(session),
             Err(error) => {
                 log::error!("port {}: cannot serve a front end: {error}", self.name);
@@ -180,29 +190,24 @@ impl Endpoint {
         }
     }
 
-    fn spawn(&self, id: SessionId, stream: UnixStream) -> io::Result<Session> {
+    fn spawn(&self, id: SessionId, stream: UnixStream, part: Part) -> io::Result<Session> {
         let ours = stream.try_clone()?;
+        // Both parts wait in system calls.
+        stream.set_nonblocking(false)?;
         let host = Arc::new(Host {
             port: self.port,
             session: id,
             events: self.events.clone(),
             barrier: self.barrier.clone(),
         });
-        let connection = Connection::new(
-            stream,
-            &self.name,
-            self.policy.clone(),
-            Arc::clone(&host) as _,
-        )?;
         let (done, ended) = oneshot::channel();
-        let name = self.name.clone();
+        let (name, policy) = (self.name.clone(), self.policy.clone());
         let body = move || {
             host.send(|port, session| Event::Connected { port, session });
-            match connection.run() {
-                Ok(()) => log::info!("port {name}: the front end disconnected"),
-                Err(refusal) => {
-                    log::warn!("port {name}: {refusal}; the connection is closed");
-                }
+            if part == Part::BackEnd || vhost_user::speaks_first(&stream) {
+                host.follow(stream, &name, policy);
+            } else {
+                host.lead(stream, &name, policy.mtu);
             }
             host.send(|port, session| Event::Disconnected { port, session });
             // Nobody waits any more when the daemon is stopping.
@@ -210,12 +215,20 @@ impl Endpoint {
         };
         let thread = std::thread::Builder::new().name(format!("evb-{}", self.name));
         thread.stack_size(STACK).spawn(body)?;
-        log::info!("port {}: a front end connected", self.name);
         Ok(Session {
             stream: ours,
             ended,
         })
     }
+}
+
+/// The part that is ours in a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The device's.
+    BackEnd,
+    /// The one that the other end leaves to us.
+    AsItComes,
 }
 
 /// A connection that is being served.
@@ -255,20 +268,62 @@ impl Host {
         // The daemon outlives its sessions; if it does not, nobody needs the news.
         let _ = self.events.send(event(self.port, self.session));
     }
+
+    /// Serves a front end until it leaves.
+    fn follow(self: &Arc<Self>, stream: UnixStream, name: &str, policy: DevicePolicy) {
+        log::info!("port {name}: a front end connected");
+        let connection = Connection::new(stream, name, policy, Arc::clone(self) as _);
+        match connection.map(Connection::run) {
+            Ok(Ok(())) => log::info!("port {name}: the front end disconnected"),
+            Ok(Err(refusal)) => log::warn!("port {name}: {refusal}; the connection is closed"),
+            Err(error) => log::error!("port {name}: cannot serve a front end: {error}"),
+        }
+    }
+
+    /// Is the front end of a back end until that leaves.
+    fn lead(&self, stream: UnixStream, name: &str, mtu: Option<u16>) {
+        log::info!("port {name}: the other end waits for a front end, so this is one");
+        let end = Peer::join(stream, name, mtu).and_then(|peer| {
+            self.report(Update::Negotiated(peer.features()));
+            self.set_link(Some(Arc::clone(peer.link())));
+            let end = peer.wait();
+            self.set_link(None);
+            end
+        });
+        match end {
+            Ok(()) => log::info!("port {name}: the back end disconnected"),
+            Err(error) => log::warn!("port {name}: {error}; the connection is closed"),
+        }
+    }
+
+    /// Makes `link` what workers use for the port, and returns once none uses what was before.
+    fn set_link(&self, link: Option<Arc<Link>>) {
+        self.change(|port, session, reply| Event::Link {
+            port,
+            session,
+            link,
+            reply,
+        });
+    }
+
+    /// Has the daemon change what workers use, and returns once none uses what was before.
+    fn change(&self, event: impl FnOnce(PortId, SessionId, oneshot::Sender<u64>) -> Event) {
+        let (reply, published) = oneshot::channel();
+        self.send(|port, session| event(port, session, reply));
+        if let Ok(snapshot) = published.blocking_recv() {
+            self.barrier.wait(snapshot);
+        }
+    }
 }
 
 impl PortHost for Host {
     fn set_rings(&self, rings: PortRings) {
-        let (reply, published) = oneshot::channel();
-        self.send(|port, session| Event::Rings {
+        self.change(|port, session, reply| Event::Rings {
             port,
             session,
             rings,
             reply,
         });
-        if let Ok(snapshot) = published.blocking_recv() {
-            self.barrier.wait(snapshot);
-        }
     }
 
     fn report(&self, update: Update) {

@@ -1,7 +1,10 @@
 //! What happens to the daemon. It alone changes the world; everybody else sends one of these.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
+use crate::uplink::Link;
 use crate::vhost_user::Update;
 use crate::worker::{Fault, PortId, PortRings};
 
@@ -20,6 +23,14 @@ pub enum Event {
         port: PortId,
         session: SessionId,
         rings: PortRings,
+        reply: oneshot::Sender<u64>,
+    },
+    /// The other end of a port turned out to be a back end, to which there is now this link, or no longer one;
+    /// the answer is as for rings.
+    Link {
+        port: PortId,
+        session: SessionId,
+        link: Option<Arc<Link>>,
         reply: oneshot::Sender<u64>,
     },
     /// Other news of a session.

@@ -332,7 +332,17 @@ impl Daemon {
             } => {
                 self.replies.push(reply);
                 self.dirty = true;
-                self.set_rings(port, session, rings);
+                self.plug(port, session, |device| device.rings = Arc::new(rings));
+            }
+            Event::Link {
+                port,
+                session,
+                link,
+                reply,
+            } => {
+                self.replies.push(reply);
+                self.dirty = true;
+                self.plug(port, session, |device| device.link = link);
             }
             Event::Update {
                 port,
@@ -346,6 +356,7 @@ impl Daemon {
             Event::Disconnected { port, session } => {
                 if let Some(device) = self.device(port, session) {
                     device.session = None;
+                    device.link = None;
                     device.features = 0;
                     device.failure = None;
                 }
@@ -382,12 +393,18 @@ impl Daemon {
         (device.session == Some(session)).then_some(device)
     }
 
-    fn set_rings(&mut self, id: PortId, session: event::SessionId, rings: worker::PortRings) {
+    /// Changes what a session has to offer, which may take its port up or down.
+    fn plug(
+        &mut self,
+        id: PortId,
+        session: event::SessionId,
+        change: impl FnOnce(&mut device::Device),
+    ) {
         let was_active = self.world.port(id).is_some_and(world::PortEntry::is_active);
         let Some(device) = self.device(id, session) else {
             return;
         };
-        device.rings = Arc::new(rings);
+        change(device);
         let Some(port) = self.world.port(id) else {
             return;
         };

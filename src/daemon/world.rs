@@ -66,7 +66,7 @@ impl PortEntry {
     /// Whether frames can come and go.
     pub fn is_active(&self) -> bool {
         match &self.kind {
-            Kind::VhostUser(device) => !device.usable().is_empty(),
+            Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
         }
     }
@@ -83,7 +83,7 @@ impl PortEntry {
     /// What workers see of the port.
     fn publish(&mut self) -> Arc<worker::Port> {
         let attachment = match &self.kind {
-            Kind::VhostUser(device) => Attachment::Rings(device.usable()),
+            Kind::VhostUser(device) => device.attachment(),
             Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
             Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
         };

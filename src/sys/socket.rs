@@ -33,15 +33,20 @@ pub fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Waits until a socket has something to read or its peer has gone; `false` after `timeout_ms`
-/// milliseconds (-1: never) without either.
+/// milliseconds (-1: never) without either. An interruption starts the wait anew.
 pub fn wait_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> bool {
     let mut poll = libc::pollfd {
         fd: socket.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    // SAFETY: one valid pollfd, and the count says one.
-    unsafe { libc::poll(&raw mut poll, 1, timeout_ms) != 0 }
+    loop {
+        // SAFETY: one valid pollfd, and the count says one.
+        let n = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
+        if n >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return n != 0;
+        }
+    }
 }
 
 /// Whether the peer of a stream socket has closed its end.

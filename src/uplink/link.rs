@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::packet;
+use super::peer::PeerQueue;
 use super::spec::{Facts, Kind};
 use crate::frame::mac::Mac;
 use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
+use crate::virtqueue::driver::DeviceError;
 use crate::virtqueue::{self, Gather};
 
 /// Bytes that a buffer for [`LinkQueue::receive`] should have: an IP packet of 64 KiB with its
@@ -20,6 +22,7 @@ pub const RECEIVE_BUFFER: usize = packet::TAG_ROOM + VnetHeader::LEN + 14 + 8 + 
 #[derive(Debug)]
 pub struct Link {
     facts: Facts,
+    accepts: Offloads,
     mtu: AtomicU16,
     queues: Vec<LinkQueue>,
 }
@@ -32,13 +35,40 @@ impl Link {
             mtu: AtomicU16::new(facts.mtu),
             queues: queues
                 .into_iter()
-                .map(|queue| LinkQueue {
-                    file: queue.into(),
-                    kind,
+                .map(|queue| {
+                    let file = queue.into();
+                    LinkQueue::Device(Device { file, kind })
                 })
                 .collect(),
+            accepts: facts.accepts(),
             facts,
         }
+    }
+
+    /// A link to the vhost-user back end behind `queue`, which takes `accepts` without repair.
+    pub fn peer(name: &str, mtu: u16, accepts: Offloads, queue: PeerQueue) -> Self {
+        let facts = Facts {
+            kind: Kind::Peer,
+            name: name.to_owned(),
+            ifindex: 0,
+            mac: [0; 6],
+            mtu,
+            uso: accepts.contains(Offloads::USO4 | Offloads::USO6),
+        };
+        Self {
+            mtu: AtomicU16::new(mtu),
+            queues: vec![LinkQueue::Peer(Box::new(queue))],
+            accepts,
+            facts,
+        }
+    }
+
+    /// What a back end did that its queue is of no use any more.
+    pub fn fault(&self) -> Option<DeviceError> {
+        self.queues.iter().find_map(|queue| match queue {
+            LinkQueue::Peer(queue) => queue.fault(),
+            LinkQueue::Device(_) => None,
+        })
     }
 
     /// What it is.
@@ -51,7 +81,8 @@ impl Link {
         &self.facts.name
     }
 
-    /// Number of the device, by which [`netlink::Watch`](super::netlink::Watch) reports on it.
+    /// Number of the device, by which [`netlink::Watch`](super::netlink::Watch) reports on it; 0 where there is
+    /// no device.
     pub fn ifindex(&self) -> u32 {
         self.facts.ifindex
     }
@@ -63,7 +94,7 @@ impl Link {
 
     /// What it takes without repair.
     pub fn accepts(&self) -> Offloads {
-        self.facts.accepts()
+        self.accepts
     }
 
     /// Bytes of the longest packet, without the Ethernet header.
@@ -84,7 +115,16 @@ impl Link {
 
 /// One queue of a link.
 #[derive(Debug)]
-pub struct LinkQueue {
+pub enum LinkQueue {
+    /// A queue of a device.
+    Device(Device),
+    /// The queue pair of a vhost-user back end.
+    Peer(Box<PeerQueue>),
+}
+
+/// One queue of a device: the kernel's end of it.
+#[derive(Debug)]
+pub struct Device {
     file: File,
     kind: Kind,
 }
@@ -123,10 +163,13 @@ impl LinkQueue {
     /// [`is_lost_frame`]; any other says that the device is down or gone.
     #[inline]
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        if self.kind == Kind::Packet {
-            return packet::receive(self.file.as_fd(), buffer);
-        }
-        let read = (&self.file).read(buffer)?;
+        let read = match self {
+            Self::Device(Device { file, kind }) if *kind == Kind::Packet => {
+                return packet::receive(file.as_fd(), buffer);
+            }
+            Self::Device(Device { file, .. }) => (&*file).read(buffer)?,
+            Self::Peer(queue) => queue.receive(buffer)?,
+        };
         match read.checked_sub(VnetHeader::LEN) {
             // The kernel cuts off what is too long, without a word.
             Some(len) if read < buffer.len() => Ok(Received { at: 0, len }),
@@ -142,11 +185,12 @@ impl LinkQueue {
     /// (`EMSGSIZE`, `EINVAL`, `EFAULT`) or says that the device is down or gone.
     #[inline]
     pub fn send(&self, frame: &Gather<'_>) -> io::Result<()> {
-        let fd = self.file.as_fd();
-        let sent = if self.kind == Kind::Packet {
-            packet::send(fd, frame)?
-        } else {
-            virtqueue::writev(fd, frame)?
+        let sent = match self {
+            Self::Device(Device { file, kind }) if *kind == Kind::Packet => {
+                packet::send(file.as_fd(), frame)?
+            }
+            Self::Device(Device { file, .. }) => virtqueue::writev(file.as_fd(), frame)?,
+            Self::Peer(queue) => return queue.send(frame),
         };
         // Less went out than the frame said: its last segments are not there.
         if sent < frame.len() {
@@ -154,17 +198,32 @@ impl LinkQueue {
         }
         Ok(())
     }
-}
 
-impl AsFd for LinkQueue {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// Sees to it that the descriptor announces the next frame; whether there is one already. The kernel
+    /// announces every frame that comes after the last was read.
+    #[inline]
+    pub fn enable_calls(&self) -> bool {
+        match self {
+            Self::Device(_) => false,
+            Self::Peer(queue) => queue.enable_calls(),
+        }
+    }
+
+    /// Spares the other end the announcements, where it can be told.
+    #[inline]
+    pub fn disable_calls(&self) {
+        if let Self::Peer(queue) = self {
+            queue.disable_calls();
+        }
     }
 }
 
 impl AsRawFd for LinkQueue {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        match self {
+            Self::Device(device) => device.file.as_raw_fd(),
+            Self::Peer(queue) => queue.as_raw_fd(),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
-//! Links to the outside: TAP, MACVTAP and packet sockets, all used the same way.
+//! Links to the outside: TAP, MACVTAP and packet sockets and the queues of a vhost-user back end, all used
+//! the same way.
 //!
 //! A [`Spec`] says which device is wanted; [`open`] makes or takes it, in the process that has the
 //! capabilities, and comes back with descriptors and [`Facts`]. Those travel, and a [`Link`] is made
-//! of them where frames are forwarded.
+//! of them where frames are forwarded. A [`PeerQueue`] is made by whoever has shaken hands with the back end.
 //!
-//! A link has one or more queues, each a non-blocking descriptor that works with edge-triggered epoll.
-//! Each call moves one frame with a virtio-net header of 12 bytes in front. Descriptors hold no
+//! A link has one or more queues, each with a descriptor for edge-triggered epoll. No call waits.
+//! Each call moves one frame with a virtio-net header of 12 bytes in front. Nothing holds a
 //! pointer into the buffers given once a call returns.
 //!
 //! Threads: a [`Link`] is shared freely; a queue may even be used by two threads at once, which
@@ -19,6 +20,7 @@ mod link;
 mod macvtap;
 pub mod netlink;
 mod packet;
+mod peer;
 mod spec;
 mod tap;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
+pub use peer::PeerQueue;
 pub use spec::{
     Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec,
     macvtap_name,

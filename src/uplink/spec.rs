@@ -95,6 +95,8 @@ pub enum Kind {
     Macvtap,
     /// A packet socket.
     Packet,
+    /// A vhost-user back end, to which we are the front end.
+    Peer,
 }
 
 /// What is known of a device that was opened.

@@ -6,14 +6,16 @@
 //! own, which may block for as long as its peer likes. What a session finds out reaches the daemon
 //! through [`PortHost`]; this room does not know what the daemon makes of it.
 //!
-//! [`front_end`] is the other side, for those who drive a back end.
+//! [`front_end`] is the other side, for those who drive a back end; [`Peer`] makes a link of it.
 
 mod connection;
 mod features;
 pub mod front_end;
+mod peer;
 mod ring;
 mod session;
 
 pub use connection::{Connection, Refusal};
 pub use features::{DevicePolicy, names as feature_names};
+pub use peer::{Peer, PeerError, speaks_first};
 pub use session::{PortHost, SHARE_HINT, Update};

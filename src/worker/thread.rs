@@ -19,7 +19,7 @@ use super::ingress::{Moment, Path, Turn};
 use super::snapshot::{Attachment, PortId, Snapshot};
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::poller::Poller;
-use crate::uplink::Link;
+use crate::uplink::{Link, LinkQueue};
 use crate::virtqueue::TxRing;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
@@ -223,7 +223,8 @@ impl Worker {
                         (self.shared.events)(Event::Hollow { port });
                     }
                     let idle_ns = now_ns.saturating_sub(local.busy_ns);
-                    !self.shared.settings.polling.cools(idle_ns) || has_work(&local.source)
+                    !self.shared.settings.polling.cools(idle_ns)
+                        || has_work(&local.source, local.index)
                 }
                 Turn::Failed(error) => {
                     let port = local.port;
@@ -314,10 +315,17 @@ impl Worker {
         local.hot = true;
         local.busy_ns = now_ns;
         self.hot.push(token);
-        if let Source::Ring { ring, .. } = &local.source
-            && let Some(mut ring) = ring.try_lock()
-        {
-            ring.disable_kicks();
+        match &local.source {
+            Source::Ring { ring, .. } => {
+                if let Some(mut ring) = ring.try_lock() {
+                    ring.disable_kicks();
+                }
+            }
+            Source::Link(link) => {
+                if let Some(queue) = link.queues().get(local.index) {
+                    queue.disable_calls();
+                }
+            }
         }
     }
 
@@ -435,8 +443,8 @@ impl Worker {
     }
 }
 
-/// Lets the guest kick again; whether it has sent something meanwhile.
-fn has_work(source: &Source) -> bool {
+/// Lets the other end announce its frames again; whether it has sent something meanwhile.
+fn has_work(source: &Source, index: usize) -> bool {
     match source {
         // A broken ring shows in the next turn, so it keeps its place for one more, and so does one that
         // another worker holds.
@@ -444,7 +452,10 @@ fn has_work(source: &Source) -> bool {
             .try_lock()
             .is_none_or(|mut ring| ring.enable_kicks().unwrap_or(true)),
         // It was read until it was empty; what comes from then on is an event of its own.
-        Source::Link(_) => false,
+        Source::Link(link) => link
+            .queues()
+            .get(index)
+            .is_some_and(LinkQueue::enable_calls),
     }
 }
 

@@ -11,6 +11,7 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
+use crate::virtqueue::copy::copy_bytes;
 
 /// A receive queue: what the guest gets.
 #[derive(Debug)]
@@ -82,6 +83,54 @@ impl RxQueue {
     /// `num_buffers` 1 where the header has no such field.
     pub fn recv(&mut self, frame: &mut Vec<u8>) -> Result<Option<HeaderBytes>, DeviceError> {
         frame.clear();
+        self.take(|from, count| {
+            frame.reserve(count);
+            // SAFETY: `take` hands over `count` readable bytes; `reserve` made the room that `set_len` then
+            // covers, and the vector is not in the mapping.
+            unsafe {
+                let to = frame.as_mut_ptr().add(frame.len());
+                std::ptr::copy_nonoverlapping(from, to, count);
+                frame.set_len(frame.len() + count);
+            }
+        })
+    }
+
+    /// Takes one frame into `out`, behind 12 bytes of header. Returns the bytes of both, which are more than
+    /// `out` has where the end of the frame was cut off. `out` has room for a header at least.
+    pub fn recv_into(&mut self, out: &mut [u8]) -> Result<Option<usize>, DeviceError> {
+        let Some((place, room)) = out.split_first_chunk_mut::<12>() else {
+            return Ok(None);
+        };
+        let (mut len, mut left) = (place.len(), room);
+        let found = self.take(|from, count| {
+            len += count;
+            let room = std::mem::take(&mut left);
+            let (now, later) = room.split_at_mut(count.min(room.len()));
+            // SAFETY: `take` hands over `count` readable bytes, of which `now` has room for its length.
+            unsafe { copy_bytes(now.as_mut_ptr(), from, now.len()) };
+            left = later;
+        })?;
+        Ok(found.map(|header| {
+            *place = header;
+            len
+        }))
+    }
+
+    /// Asks for a call at the next frame; true when there already is one.
+    pub fn enable_calls(&mut self) -> bool {
+        self.ring.enable_calls()
+    }
+
+    /// Asks for no more calls.
+    pub fn disable_calls(&mut self) {
+        self.ring.disable_calls();
+    }
+
+    /// Takes one frame, whose pieces go to `put`, and returns its header.
+    fn take(
+        &mut self,
+        mut put: impl FnMut(*const u8, usize),
+    ) -> Result<Option<HeaderBytes>, DeviceError> {
         let Some((slot, len)) = self.pop()? else {
             return Ok(None);
         };
@@ -97,7 +146,7 @@ impl RxQueue {
         if self.header_len == 10 {
             header[10..].copy_from_slice(&[1, 0]);
         }
-        self.append(slot, self.header_len, len, frame);
+        self.give(slot, self.header_len, len, &mut put);
         if self.mergeable {
             let announced = u16::from_le_bytes([header[10], header[11]]);
             for published in 1..announced.max(1) {
@@ -106,7 +155,7 @@ impl RxQueue {
                     announced,
                     published,
                 })?;
-                self.append(slot, 0, len, frame);
+                self.give(slot, 0, len, &mut put);
             }
             if announced == 0 {
                 return Err(DeviceError::Merge {
@@ -130,17 +179,12 @@ impl RxQueue {
         Ok(Some((used.token, len)))
     }
 
-    /// Appends bytes `from..to` of a slot that came back, and frees it.
-    fn append(&mut self, slot: u16, from: u32, to: u32, frame: &mut Vec<u8>) {
+    /// Passes bytes `from..to` of a slot that came back to `put`, and frees it.
+    fn give(&mut self, slot: u16, from: u32, to: u32, put: &mut impl FnMut(*const u8, usize)) {
         let (from, count) = (from as usize, (to - from) as usize);
-        frame.reserve(count);
-        // SAFETY: `pop` checked `to` against the slot's length; the slot is ours again; `reserve`
-        // made the room in `frame` that `set_len` then covers.
-        unsafe {
-            let source = self.slots.pointer(slot).add(from);
-            std::ptr::copy_nonoverlapping(source, frame.as_mut_ptr().add(frame.len()), count);
-            frame.set_len(frame.len() + count);
-        }
+        // SAFETY: `pop` checked `to` against the slot's length, and the slot is ours again.
+        let source = unsafe { self.slots.pointer(slot).add(from) };
+        put(source, count);
         self.slots.give(slot);
     }
 

@@ -12,6 +12,7 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
+use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
 
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -58,8 +59,53 @@ impl TxQueue {
     /// Puts a frame into the ring; [`TxQueue::kick`] shows it, and all before it, to the device.
     pub fn send(&mut self, header: &HeaderBytes, frame: &[u8]) -> Result<(), SendError> {
         let len = self.header_len + frame.len();
-        if frame.is_empty() || len > self.slots.len() as usize {
-            return Err(SendError::Length(frame.len()));
+        let slot = self.take(len, frame.len())?;
+        let to = self.slots.pointer(slot);
+        // SAFETY: the slot has room for `len` bytes (checked by `take`), and for 12 in any case; it belongs
+        // to us until it is published; the sources are ordinary slices, which cannot overlap the mapping.
+        unsafe {
+            // Two bytes too many of a short header are covered by the frame.
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
+            std::ptr::copy_nonoverlapping(frame.as_ptr(), to.add(self.header_len), frame.len());
+        }
+        self.post(slot, len);
+        Ok(())
+    }
+
+    /// The same with a frame that lies in several places, behind a header of the queue's length.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Length`] also for one with another header, or with less than it says.
+    pub fn send_gather(&mut self, frame: &Gather<'_>) -> Result<(), SendError> {
+        let wrong = SendError::Length(frame.len().saturating_sub(self.header_len));
+        if frame.header.len() != self.header_len {
+            return Err(wrong);
+        }
+        let slot = self.take(frame.len(), frame.len() - self.header_len)?;
+        let to = self.slots.pointer(slot);
+        let mut done = 0;
+        let slices = [frame.header, frame.head].map(|part| (part.as_ptr(), part.len()));
+        let rest = pieces(frame.rest, frame.rest_skip, frame.rest_len)
+            .map(|(segment, from, count)| (segment.ptr().wrapping_add(from).cast_const(), count));
+        for (from, count) in slices.into_iter().chain(rest) {
+            // SAFETY: all parts together are `frame.len()` bytes at most, for which the slot has room
+            // (checked by `take`); each is a slice or a checked range of a segment that `frame` borrows.
+            unsafe { copy_bytes(to.add(done), from, count) };
+            done += count;
+        }
+        if done < frame.len() {
+            self.slots.give(slot);
+            return Err(wrong);
+        }
+        self.post(slot, done);
+        Ok(())
+    }
+
+    /// A slot for `len` bytes, `frame_len` of them without the header, that the ring has room for.
+    fn take(&mut self, len: usize, frame_len: usize) -> Result<u16, SendError> {
+        if frame_len == 0 || len > self.slots.len() as usize {
+            return Err(SendError::Length(frame_len));
         }
         let cost = self.slots.cost(len as u32);
         if self.ring.room() < cost || self.slots.next().is_none() {
@@ -68,15 +114,11 @@ impl TxQueue {
                 return Err(SendError::Full);
             }
         }
-        let slot = self.slots.take().ok_or(SendError::Full)?;
-        let to = self.slots.pointer(slot);
-        // SAFETY: the slot has room for `len` bytes (checked above), and for 12 in any case; it belongs
-        // to us until it is published; the sources are ordinary slices, which cannot overlap the mapping.
-        unsafe {
-            // Two bytes too many of a short header are covered by the frame.
-            std::ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
-            std::ptr::copy_nonoverlapping(frame.as_ptr(), to.add(self.header_len), frame.len());
-        }
+        self.slots.take().ok_or(SendError::Full)
+    }
+
+    /// Puts a filled slot into the ring.
+    fn post(&mut self, slot: u16, len: usize) {
         self.slots.describe(slot, len as u32, &mut self.parts);
         self.ring.post(
             &self.parts,
@@ -84,7 +126,6 @@ impl TxQueue {
             slot,
             self.slots.table(slot),
         );
-        Ok(())
     }
 
     /// Shows what was sent to the device and wakes it if it wishes; true if it was woken.

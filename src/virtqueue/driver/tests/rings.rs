@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::virtqueue::Gather;
 
 const LAYOUTS: [Layout; 4] = [
     Layout::Contiguous,
@@ -328,4 +329,73 @@ fn what_a_bad_device_writes_is_an_error() {
             published: 1
         })
     );
+}
+
+#[test]
+fn a_frame_in_several_places_is_sent_as_one() {
+    let memory = memory();
+    let mut tx = TxQueue::new(&memory, &QueueOptions::default(), features(0)).unwrap();
+    let case = Case {
+        features: features(0),
+        options: QueueOptions::default(),
+        own: true,
+    };
+    let mut device = case.device(&memory, tx.layout(), Role::Tx);
+    let (header, head) = (header(3), frame(90, 5));
+    let whole = Gather {
+        header: &header,
+        head: &head,
+        rest: &[],
+        rest_skip: 0,
+        rest_len: 0,
+    };
+    tx.send_gather(&whole).unwrap();
+    // A header of another length, and a frame whose end is missing, cost no slot.
+    let short = Gather {
+        header: &header[..10],
+        ..whole
+    };
+    let cut = Gather {
+        rest_len: 1,
+        ..whole
+    };
+    for wrong in [short, cut] {
+        for _ in 0..300 {
+            assert!(matches!(tx.send_gather(&wrong), Err(SendError::Length(_))));
+        }
+    }
+    tx.kick().unwrap();
+    assert_eq!(device.take(true), [[&header[..], &head].concat()]);
+}
+
+#[test]
+fn a_frame_that_is_too_long_for_its_place_is_cut_off() {
+    for bits in [MERGEABLE, MERGEABLE | PACKED] {
+        let memory = memory();
+        let options = QueueOptions {
+            size: 16,
+            buffers: 16,
+            buffer_len: 64,
+            ..QueueOptions::default()
+        };
+        let case = Case {
+            features: features(bits),
+            options,
+            own: true,
+        };
+        let mut rx = RxQueue::new(&memory, &options, case.features).unwrap();
+        let mut device = case.device(&memory, rx.layout(), Role::Rx);
+        let mut out = [0; 200];
+        for len in [1, 60, 187, 188, 189, 300] {
+            rx.refill();
+            rx.kick().unwrap();
+            let sent = frame(len, 9);
+            assert!(device.fill(&[&header(1)[..], &sent].concat()));
+            assert_eq!(rx.recv_into(&mut out).unwrap(), Some(12 + len));
+            let kept = len.min(188);
+            assert_eq!(out[12..12 + kept], sent[..kept]);
+            assert_eq!(out[..10], header(1)[..10]);
+            assert_eq!(rx.recv_into(&mut out).unwrap(), None);
+        }
+    }
 }
