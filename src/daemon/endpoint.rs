@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,8 +27,6 @@ use crate::worker::{Barrier, PortId, PortRings};
 /// Pauses between attempts to reach a front end that listens.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
-/// A connection that lasted so long was a good one.
-const LASTING: Duration = Duration::from_millis(500);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The stack of a session's thread: its deepest call is a log message.
@@ -143,7 +141,6 @@ impl Endpoint {
             match self.privileged.connect(&path) {
                 Ok(stream) => {
                     last_error.clear();
-                    let since = Instant::now();
                     if let Some(mut session) = self.serve(stream, Part::AsItComes) {
                         tokio::select! {
                             _ = stopped.changed() => {
@@ -153,10 +150,7 @@ impl Endpoint {
                             () = ended(Some(&mut session)) => {}
                         }
                     }
-                    // Who hangs up again and again is not asked any oftener than who is away.
-                    if since.elapsed() > LASTING {
-                        pause = FIRST_RETRY;
-                    }
+                    pause = FIRST_RETRY;
                 }
                 Err(error) => {
                     let error = error.to_string();
