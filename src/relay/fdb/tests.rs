@@ -324,6 +324,59 @@ fn workers_that_fight_for_one_address_leave_one_entry() {
 }
 
 #[test]
+fn a_flood_takes_nothing_from_others_who_learn_and_move_meanwhile() {
+    const OWN: u64 = 500;
+    const ROAMING: u64 = 64;
+    // The flood may have 100, two ports have 500 each, and 64 addresses move between those.
+    let fdb = Fdb::new(2000);
+    let own = |port: u64, number: u64| mac(port << 32 | number);
+    let roaming = |number: u64| mac(9 << 32 | number);
+    std::thread::scope(|scope| {
+        let fdb = &fdb;
+        scope.spawn(move || {
+            for number in 0..100_000 {
+                let learning = fdb.learn(1, own(3, number), slot(3), 100, 0);
+                assert!(matches!(learning, Learning::New | Learning::PortLimit));
+            }
+        });
+        for port in [1, 2] {
+            scope.spawn(move || {
+                for round in 0..40 {
+                    for number in 0..OWN {
+                        let learning =
+                            fdb.learn(1, own(port, number), slot(port as usize), 1000, 0);
+                        let expected = if round == 0 {
+                            Learning::New
+                        } else {
+                            Learning::Known
+                        };
+                        assert_eq!(learning, expected);
+                    }
+                    for number in 0..ROAMING {
+                        let learning = fdb.learn(1, roaming(number), slot(port as usize), 1000, 0);
+                        assert!(!matches!(
+                            learning,
+                            Learning::PortLimit | Learning::RelayLimit
+                        ));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(fdb.learned_by(slot(3)), 100);
+    for port in [1, 2] {
+        for number in 0..OWN {
+            let (at, _) = fdb.lookup(1, own(port, number), 0).unwrap();
+            assert_eq!(at, slot(port as usize));
+        }
+    }
+    let total = 100 + 2 * OWN as usize + ROAMING as usize;
+    assert_eq!((fdb.len(), fdb.entries(0).count()), (total, total));
+    let counted: usize = (1..4).map(|port| fdb.learned_by(slot(port))).sum();
+    assert_eq!(counted, total);
+}
+
+#[test]
 fn an_address_flood_fills_the_limit_and_no_more() {
     let fdb = Fdb::new(5000);
     fdb.configure(300, 5000);
