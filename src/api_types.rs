@@ -193,6 +193,10 @@ pub struct Counters {
     pub calls: u64,
     /// Notifications received from the guest.
     pub kicks: u64,
+    /// Frames whose source could not be learned because of a limit, or because it moves too often;
+    /// where the uplink does not reflect they were forwarded all the same.
+    #[serde(default)]
+    pub unlearned: u64,
     /// Frames dropped on account of the port, by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }
@@ -215,6 +219,7 @@ impl From<&Totals> for Counters {
             rx_multicast: totals.rx_multicast,
             calls: totals.calls,
             kicks: totals.kicks,
+            unlearned: 0,
             drops,
         }
     }

@@ -39,7 +39,7 @@ fn agreed(port: &str) -> u64 {
 /// The sender at `s` has room for the largest frames.
 fn options(port: &str) -> GuestOptions {
     let mut options = GuestOptions::default().features(MODERN | HOST | agreed(port));
-    if port == "s" {
+    if ["s", "up"].contains(&port) {
         options.queue.size = 16;
         options.queue.buffers = 16;
         options.queue.buffer_len = 70_000;
@@ -231,6 +231,35 @@ fn a_receiver_with_few_buffers_gets_a_large_frame_in_portions() {
         assert_eq!(net.evb.counter("n", "rx_frames"), 45);
         net.evb.stop();
     }
+}
+
+#[test]
+fn an_uplink_may_leave_its_checksums_complete() {
+    // As hardware does that puts segments together again.
+    let mut net = net(&[("s", ""), ("a", ""), ("n", ""), ("up", "")]);
+    for (packet, gso_type) in [
+        (Packet::new(false, false, 5000).flags(FIN_PSH), TCPV4),
+        (Packet::new(true, false, 5000), TCPV6),
+        (Packet::new(false, true, 5000), UDP_L4),
+    ] {
+        let header = raw(0, gso_type, [packet.header_len() as u16, 1400, 0, 0]);
+        net.at("up")
+            .send_with_header(0, &header, &packet.complete());
+        arrived(&mut net, "s");
+        let got = arrived(&mut net, "a");
+        assert_eq!(got.len(), 1);
+        assert_eq!(
+            fields(&got[0].header),
+            fields(&packet.header(gso_type, 1400))
+        );
+        assert!(got[0].bytes == packet.partial());
+        assert_segments("n", &arrived(&mut net, "n"), &packet, 1400, &[]);
+        // From a guest that is no uplink it is a mistake.
+        net.at("s").send_with_header(0, &header, &packet.complete());
+        assert!(net.captured().is_empty());
+    }
+    assert_eq!(net.evb.counter("s", "gso_without_checksum"), 3);
+    net.evb.stop();
 }
 
 #[test]

@@ -61,6 +61,11 @@ const PORT_COUNTERS: &[PortCounter] = &[
         "Notifications received from the guest.",
         |c| c.kicks,
     ),
+    (
+        "evb_port_unlearned_total",
+        "Frames whose source could not be learned.",
+        |c| c.unlearned,
+    ),
 ];
 
 /// A counter of a VLAN: its metric, what it counts, and where it is.

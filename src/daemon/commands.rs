@@ -106,7 +106,10 @@ impl Daemon {
             mtu: config.mtu,
             macs: config.macs.iter().copied().chain(state.pinned()).collect(),
             refused_mac: port.refused,
-            counters: Counters::from(&port.totals()),
+            counters: Counters {
+                unlearned: state.unlearned(),
+                ..Counters::from(&port.totals())
+            },
         }
     }
 

@@ -77,6 +77,10 @@ impl Path {
             return Turn::Busy;
         };
         let mut under_way = lock(&queue.progress.0);
+        let origin = match snapshot.relay(port.relay) {
+            Some(view) if view.relay.uplink() == Some(port.slot) => Origin::Uplink,
+            _ => Origin::Guest,
+        };
         let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
@@ -98,7 +102,7 @@ impl Path {
             }
             finished |= 1 << chain;
             let first = self.routes.jobs.len();
-            match read_frame(&batch, chain, rings.header_len) {
+            match read_frame(&batch, chain, (rings.header_len, origin)) {
                 Ok(frame) => {
                     let forms = self.routes.frames.len();
                     let entries = self.routes.entries.len();
@@ -256,7 +260,11 @@ fn begin_flood(
 }
 
 /// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
-fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Frame, DropReason> {
+fn read_frame(
+    batch: &TxBatch<'_>,
+    chain: usize,
+    (header_len, origin): (usize, Origin),
+) -> Result<Frame, DropReason> {
     let described = &batch.chains()[chain];
     let len = (described.len as usize)
         .checked_sub(header_len)
@@ -275,7 +283,7 @@ fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Fr
     let mut fields = [0; VnetHeader::LEN];
     fields[..header_len].copy_from_slice(header);
     let head = &mut behind[..read.saturating_sub(header_len)];
-    let vnet = VnetHeader::decode(&fields).check(len, head, Origin::Guest)?;
+    let vnet = VnetHeader::decode(&fields).check(len, head, origin)?;
     Frame::new(chain, vnet, head, len, header_len + head.len())
 }
 

@@ -59,6 +59,16 @@ pub(super) enum Learning {
     Off,
 }
 
+impl Learning {
+    /// Whether the address was to be learned and could not be.
+    pub(super) fn is_refused(self) -> bool {
+        matches!(
+            self,
+            Learning::Damped | Learning::PortLimit | Learning::RelayLimit
+        )
+    }
+}
+
 /// The filtering database of one relay.
 #[derive(Debug)]
 pub struct Fdb {
