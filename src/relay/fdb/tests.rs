@@ -129,6 +129,18 @@ fn static_entries_stay() {
     fdb.add_static(1, mac(5), slot(4));
     fdb.forget_static(slot(4));
     assert_eq!((fdb.len(), at(&fdb, 5, 0)), (1, None));
+    // Each port's go with it, and only those.
+    let fdb = Fdb::new(10);
+    fdb.add_static(1, mac(50), slot(5));
+    fdb.add_static(2, mac(50), slot(6));
+    fdb.add_static(2, mac(51), slot(6));
+    assert!(fdb.remove_static(2, mac(51)));
+    fdb.forget_static(slot(6));
+    fdb.forget_static(slot(7));
+    assert_eq!(fdb.lookup(2, mac(50), 0), None);
+    assert!(fdb.lookup(1, mac(50), 0).is_some());
+    fdb.forget_static(slot(5));
+    assert_eq!(fdb.lookup(1, mac(50), 0), None);
 }
 
 #[test]
