@@ -62,11 +62,11 @@ pub enum DaemonError {
     },
     /// Too few descriptors are allowed.
     #[error(
-        "the configuration may need {needed} open descriptors, but the limit is {limit}: raise it \
+        "the configuration needs {needed} open descriptors, but the limit is {limit}: raise it \
          with `ulimit -n {needed}` or `LimitNOFILE={needed}` in the service's unit"
     )]
     Descriptors {
-        /// What the configuration may need.
+        /// What the configuration needs where each guest has one queue pair.
         needed: u64,
         /// What the process may have.
         limit: u64,
@@ -148,6 +148,7 @@ const PORT_DESCRIPTORS: u64 = 12;
 /// Descriptors of a queue pair: kick, call and error of two rings.
 const PAIR_DESCRIPTORS: u64 = 6;
 
+/// Refuses what cannot work, and warns of what works only as long as guests use few of their queues.
 fn check_descriptors(config: &Config) -> Result<(), DaemonError> {
     let limit = limits::raise_descriptor_limit().map_err(system("the limit of descriptors"))?;
     let queues = config.ports.values().map(|port| port.queues);
@@ -155,16 +156,21 @@ fn check_descriptors(config: &Config) -> Result<(), DaemonError> {
         .uplinks
         .values()
         .flat_map(|uplink| uplink.attachment.links());
-    let needed = queues
-        .chain(links.map(|link| link.queues))
-        .map(|pairs| PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(pairs))
-        .sum::<u64>()
-        + OWN_DESCRIPTORS;
-    if needed > limit {
-        Err(DaemonError::Descriptors { needed, limit })
-    } else {
-        Ok(())
+    let (mut needed, mut most) = (OWN_DESCRIPTORS, OWN_DESCRIPTORS);
+    for pairs in queues.chain(links.map(|link| link.queues)) {
+        needed += PORT_DESCRIPTORS + PAIR_DESCRIPTORS;
+        most += PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(pairs);
     }
+    if needed > limit {
+        return Err(DaemonError::Descriptors { needed, limit });
+    }
+    if most > limit {
+        log::warn!(
+            "{most} open descriptors are needed if every guest uses all its queues, and the limit is \
+             {limit}: raise it with `ulimit -n {most}` or `LimitNOFILE={most}`, or set fewer `queues`"
+        );
+    }
+    Ok(())
 }
 
 async fn serve(

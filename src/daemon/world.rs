@@ -3,6 +3,7 @@
 //! Relays and ports live in places that stay theirs until they are removed, because workers and the
 //! FDB know them by number. Parts of the last snapshot that did not change are used again.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::log_limited;
 use crate::relay::{
     self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
 };
-use crate::stats::{PortCounters, Totals};
+use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
 use crate::sys::rate_limit::RateLimit;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
@@ -36,6 +37,8 @@ pub struct RelayEntry {
     statics: Vec<StaticEntry>,
     /// Which port each slot is.
     slots: Vec<Option<PortId>>,
+    /// Counters of its VLANs, by worker.
+    vlans: Arc<[VlanCounters]>,
     view: Option<Arc<RelayView>>,
 }
 
@@ -140,6 +143,15 @@ pub enum WorldError {
 }
 
 impl RelayEntry {
+    /// What was counted in each VLAN, over all workers; 0 stands for frames without a VLAN.
+    pub fn vlan_totals(&self) -> BTreeMap<u16, VlanTotals> {
+        let mut sums: BTreeMap<_, VlanTotals> = BTreeMap::new();
+        for (vid, totals) in self.vlans.iter().flat_map(VlanCounters::totals) {
+            *sums.entry(vid).or_default() += totals;
+        }
+        sums
+    }
+
     /// A slot for a port, without anything left of the port that had it before: workers may have
     /// learned more from that one after it was removed.
     fn vacant_slot(&mut self) -> Result<Slot, WorldError> {
@@ -235,6 +247,9 @@ impl World {
             tables,
             statics: vec![],
             slots: vec![],
+            vlans: (0..self.worker_count)
+                .map(|_| VlanCounters::default())
+                .collect(),
             view: None,
         };
         let place = free_place(&mut self.relays);
@@ -445,6 +460,7 @@ impl World {
                     relay: relay_tables,
                     active,
                     ports: relay.slots.clone(),
+                    vlans: Arc::clone(&relay.vlans),
                 })
             });
             relays.push(Some(Arc::clone(view)));
