@@ -25,6 +25,7 @@ mod protocol;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -49,6 +50,8 @@ pub struct Privileged {
     /// There until the drop.
     channel: Option<Mutex<Channel>>,
     child: Child,
+    /// Names of the devices that may be opened.
+    devices: BTreeSet<String>,
 }
 
 impl Privileged {
@@ -81,9 +84,10 @@ impl Privileged {
             .spawn()
             .map_err(Error::Start)?;
         drop(command);
-        let helper = Privileged {
+        let mut helper = Privileged {
             channel: Some(Mutex::new(ours)),
             child,
+            devices: BTreeSet::new(),
         };
         for directory in directories {
             let path = directory.as_ref();
@@ -99,6 +103,7 @@ impl Privileged {
                 device.as_ref(),
                 Action::AllowDevice,
             )?;
+            helper.devices.insert(device.as_ref().to_owned());
         }
         // Its answer also says that the helper has come up and ignores signals by now.
         helper.done(&Request::Seal, Action::Allow, Path::new("/"))?;
@@ -142,6 +147,24 @@ impl Privileged {
             path: path.to_owned(),
         };
         self.done(&request, Action::Unlink, path)
+    }
+
+    /// Whether all devices of `spec` were named at start, so that it may be opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkRefused`] names one that was not.
+    pub fn admits(&self, spec: &Spec) -> Result<(), Error> {
+        match spec.devices().find(|name| !self.devices.contains(*name)) {
+            None => Ok(()),
+            Some(other) => Err(Error::LinkRefused {
+                action: Action::OpenLink,
+                device: spec.name().to_owned(),
+                refusal: LinkRefusal::NotAllowed {
+                    device: other.to_owned(),
+                },
+            }),
+        }
     }
 
     /// Makes or takes a network device. It is removed, if it was made, by

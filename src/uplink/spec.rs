@@ -157,6 +157,18 @@ impl Created {
     }
 }
 
+impl fmt::Display for Kind {
+    /// The word by which the configuration names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Macvtap => "macvtap",
+            Self::Packet => "af_packet",
+            Self::Peer => "vhost-user",
+        })
+    }
+}
+
 impl fmt::Display for MacvtapMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -188,17 +200,46 @@ impl Spec {
         }
     }
 
+    /// What the link will be.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Spec::Tap(_) => Kind::Tap,
+            Spec::Macvtap(_) => Kind::Macvtap,
+            Spec::Packet(_) => Kind::Packet,
+        }
+    }
+
+    /// Whether a link that was opened for this is what is wanted `next`, too: they differ at most in
+    /// what is asked before.
+    pub fn serves(&self, next: &Spec) -> bool {
+        match (self, next) {
+            (Spec::Macvtap(now), Spec::Macvtap(next)) => {
+                let now = MacvtapSpec {
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
+            }
+            _ => self == next,
+        }
+    }
+
+    /// How many queues are wanted.
+    pub fn queues(&self) -> u16 {
+        match self {
+            Spec::Tap(spec) => spec.queues,
+            Spec::Macvtap(spec) => spec.queues,
+            Spec::Packet(spec) => spec.queues,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), LinkError> {
         if let Some(name) = self.devices().find(|name| !is_name(name)) {
             return Err(LinkError::BadName {
                 name: name.to_owned(),
             });
         }
-        let queues = match self {
-            Spec::Tap(spec) => spec.queues,
-            Spec::Macvtap(spec) => spec.queues,
-            Spec::Packet(spec) => spec.queues,
-        };
+        let queues = self.queues();
         if (1..=MAX_QUEUES).contains(&queues) {
             Ok(())
         } else {
