@@ -8,7 +8,7 @@ use clap::Parser;
 use evb::cli::{self, Cli, Command, Run};
 use evb::config::Config;
 use evb::daemon;
-use evb::privileged::{self, Privileged};
+use evb::privileged::{self, Handed, Privileged};
 use evb::uplink::Spec;
 
 /// Exit code for what goes wrong while running.
@@ -63,10 +63,17 @@ fn serve(run: Run) -> ExitCode {
         .collect();
     let specs = config.specs();
     let devices = specs.values().flat_map(Spec::devices);
-    let done = Privileged::spawn(directories, devices)
+    let handed = Handed::take(specs.values().filter_map(|spec| match spec {
+        Spec::Handed(handed) => Some(handed),
+        _ => None,
+    }));
+    let done = handed
         .map_err(|error| error.to_string())
-        .and_then(|privileged| {
-            daemon::run(config, run.config, privileged).map_err(|error| error.to_string())
+        .and_then(|handed| {
+            let privileged = Privileged::spawn(directories, devices);
+            let privileged = privileged.map_err(|error| error.to_string())?;
+            daemon::run(config, run.config, privileged.with(handed))
+                .map_err(|error| error.to_string())
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -94,7 +94,7 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
         let plug = match &port.backend {
             Backend::Listen(path) => listen(path, queue_pairs),
             Backend::Connect(path) => connect(path, queue_pairs),
-            Backend::Tap(_) => Plug::Links(vec![link(name, name)?]),
+            Backend::Tap(_) | Backend::Handed(_) => Plug::Links(vec![link(name, name)?]),
         };
         let (relay, settings) = (port.relay.clone(), port.settings.clone());
         all.insert(
