@@ -48,9 +48,8 @@ impl Daemon {
     /// Begins to watch devices, if any port has one, and takes note of those that are there.
     pub(super) async fn watch_devices(&mut self) -> io::Result<()> {
         if let Some(mut watch) = self.new_watch()? {
-            for change in watch.stock().await? {
-                self.device_changed(change);
-            }
+            let changes = watch.stock().await?;
+            self.devices_changed(&changes);
             tokio::spawn(links::follow(watch, self.events.clone()));
         }
         Ok(())
@@ -75,29 +74,30 @@ impl Daemon {
         Ok(Some(watch))
     }
 
-    /// A device has changed, be it one of ours or not.
-    pub(super) fn device_changed(&mut self, change: Change) {
-        match change.now {
-            Some(state) => self.devices.known.insert(change.ifindex, state),
-            None => self.devices.known.remove(&change.ifindex),
-        };
-        // It may be what another one waits for, such as its parent.
-        for (_, port) in self.world.ports() {
-            port.links().iter().for_each(|links| links.hint());
+    /// Devices have changed, be they ours or not.
+    pub(super) fn devices_changed(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change.now {
+                Some(state) => self.devices.known.insert(change.ifindex, state),
+                None => self.devices.known.remove(&change.ifindex),
+            };
         }
-        let Some((id, name)) = self.port_with(|links| links.has_device(change.ifindex)) else {
-            return;
-        };
+        // They may be what others wait for, such as their parents.
+        let ports = self.world.ports();
+        let links = ports.filter_map(|(_, port)| port.links());
+        links.for_each(Links::hint);
         let opener = self.opener();
-        if let Some(links) = self.world.links_mut(id) {
-            let turn = links.note(&name, change, &opener);
-            self.turned(id, &name, turn);
+        for (id, name) in self.ports_with(|links| links.concern(changes)) {
+            if let Some(links) = self.world.links_mut(id) {
+                let turn = links.note(&name, changes, &opener);
+                self.turned(id, &name, turn);
+            }
         }
     }
 
     /// A search has found its device.
     pub(super) fn device_found(&mut self, search: SearchId, link: Link) {
-        let found = self.port_with(|links| links.has_search(search));
+        let found = self.ports_with(|links| links.has_search(search)).pop();
         if let Some((id, name)) = found
             && let Some(links) = self.world.links_mut(id)
         {
@@ -109,10 +109,10 @@ impl Daemon {
         }
     }
 
-    fn port_with(&self, wanted: impl Fn(&Links) -> bool) -> Option<(PortId, String)> {
-        let mut ports = self.world.ports();
-        let (id, port) = ports.find(|(_, port)| port.links().is_some_and(&wanted))?;
-        Some((id, port.name.clone()))
+    fn ports_with(&self, wanted: impl Fn(&Links) -> bool) -> Vec<(PortId, String)> {
+        let ports = self.world.ports();
+        let wanted = ports.filter(|(_, port)| port.links().is_some_and(&wanted));
+        wanted.map(|(id, port)| (id, port.name.clone())).collect()
     }
 
     /// What a change of its devices means for a port and everybody else.
@@ -122,12 +122,6 @@ impl Daemon {
         let Some(links) = self.world.port(id).and_then(PortEntry::links) else {
             return;
         };
-        if turn.over {
-            log::warn!(
-                "port {name}: {} carries its frames now",
-                links.active_name()
-            );
-        }
         match (turn.was_active, links.is_active()) {
             (false, true) => {
                 log::info!("port {name}: up");
@@ -171,14 +165,18 @@ impl Daemon {
         }
     }
 
-    /// Tells the network behind an uplink that the relay's stations are reached by another link now.
+    /// All workers use another link of a bond: tells the network behind it that the relay's stations
+    /// are reached by this one now.
     pub(super) fn announce_behind(&mut self, uplink: PortId) {
-        let Some((place, relay)) = self.world.port(uplink).and_then(|uplink| {
-            let relay = self.world.relay(uplink.relay)?;
-            Some((uplink.relay, relay))
-        }) else {
+        let Some(uplink) = self.world.port(uplink) else {
             return;
         };
+        let Some(relay) = self.world.relay(uplink.relay) else {
+            return;
+        };
+        if let Some(link) = uplink.links().and_then(Links::active_name) {
+            log::warn!("port {}: {link} carries its frames now", uplink.name);
+        }
         let mut learned: BTreeMap<Slot, Vec<Announcement>> = BTreeMap::new();
         let entries = relay.fdb.entries(self.pool.now_s());
         let entries = entries.filter(|entry| entry.kind == EntryKind::Learned);
@@ -191,7 +189,7 @@ impl Daemon {
         }
         for (id, port) in self.world.ports() {
             let config = port.bridge.config();
-            if port.relay != place || config.role != Role::Local || !port.is_active() {
+            if port.relay != uplink.relay || config.role != Role::Local || !port.is_active() {
                 continue;
             }
             let registered = relay.tables.announcements(port.slot, None);

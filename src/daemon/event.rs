@@ -51,8 +51,8 @@ pub enum Event {
     Failed { port: PortId, error: Fault },
     /// A guest kicks and there is never anything in its ring.
     Hollow { port: PortId },
-    /// A network device of the host has changed.
-    Device(Change),
+    /// Network devices of the host have changed.
+    Devices(Vec<Change>),
     /// A device that was gone is back.
     Found { search: SearchId, link: Link },
     /// All workers use the link of a bond that has become the active one.

@@ -6,6 +6,7 @@
 //! A device that is gone is looked for by a task of its own, again and again, until it is back.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -144,7 +145,7 @@ impl Opener {
             let open = opened.map(|link| Open::new(link, known));
             open.map_or_else(
                 |error| {
-                    log::warn!("port {port}: {error}; trying again");
+                    log::warn!("{}: {error}; trying again", label(port, &named.0));
                     Member::Away(self.search(port, named, mtu, None, error))
                 },
                 Member::Open,
@@ -355,10 +356,10 @@ impl Links {
         }
     }
 
-    /// Whether this is one of its devices.
-    pub fn has_device(&self, ifindex: u32) -> bool {
-        self.position(|open| open.link.ifindex() == ifindex)
-            .is_some()
+    /// Whether one of these is about one of its devices.
+    pub fn concern(&self, changes: &[Change]) -> bool {
+        let told = |ifindex| changes.iter().any(|change| change.ifindex == ifindex);
+        self.position(|open| told(open.link.ifindex())).is_some()
     }
 
     /// Whether this search is for one of its devices.
@@ -372,15 +373,20 @@ impl Links {
         self.members.iter().position(is_it)
     }
 
-    /// Takes note of what is true of a device now.
-    pub fn note(&mut self, port: &str, change: Change, opener: &Opener) -> Turn {
-        let index = self.position(|open| open.link.ifindex() == change.ifindex);
-        let Some(index) = index else {
-            return self.turn();
-        };
+    /// Takes note of what is true of devices now, be they its own or not.
+    pub fn note(&mut self, port: &str, changes: &[Change], opener: &Opener) -> Turn {
+        for change in changes {
+            if let Some(index) = self.position(|open| open.link.ifindex() == change.ifindex) {
+                self.note_one(port, index, change.now, opener);
+            }
+        }
+        self.turn()
+    }
+
+    fn note_one(&mut self, port: &str, index: usize, now: Option<State>, opener: &Opener) {
         let named = &self.names[index];
         let label = label(port, &named.0);
-        match (change.now, &mut self.members[index]) {
+        match (now, &mut self.members[index]) {
             (Some(state), Member::Open(open)) => {
                 let (was_up, mtu) = (open.up, open.link.mtu());
                 open.note(state);
@@ -402,7 +408,6 @@ impl Links {
                 }
             }
         }
-        self.turn()
     }
 
     /// Takes the link that a search has found.
@@ -449,17 +454,25 @@ impl Links {
     }
 
     /// The name of the active link.
-    pub fn active_name(&self) -> &str {
-        self.active.map_or("", |index| self.names[index].0.as_str())
+    pub fn active_name(&self) -> Option<&str> {
+        let (name, _) = self.names.get(self.active?)?;
+        Some(name)
     }
+}
+
+/// Waits for news, and takes all that there are by then: they are true together.
+async fn more(watch: &mut Watch) -> io::Result<Vec<Change>> {
+    let mut changes = vec![watch.next().await?];
+    changes.extend(watch.stock().await?);
+    Ok(changes)
 }
 
 /// Passes the news of devices on to the daemon, for ever.
 pub async fn follow(mut watch: Watch, events: mpsc::UnboundedSender<Event>) {
     loop {
-        match watch.next().await {
-            Ok(change) => {
-                if events.send(Event::Device(change)).is_err() {
+        match more(&mut watch).await {
+            Ok(changes) => {
+                if events.send(Event::Devices(changes)).is_err() {
                     return;
                 }
             }

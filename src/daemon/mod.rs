@@ -386,7 +386,7 @@ impl Daemon {
                     );
                 }
             }
-            Event::Device(change) => self.device_changed(change),
+            Event::Devices(changes) => self.devices_changed(&changes),
             Event::Found { search, link } => self.device_found(search, link),
             Event::Over { port } => self.announce_behind(port),
             Event::EndpointGone => {
