@@ -9,6 +9,7 @@ mod changes;
 mod handed;
 mod kernel;
 mod matrix;
+mod mistakes;
 
 use std::fmt::Write;
 
