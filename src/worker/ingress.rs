@@ -12,7 +12,7 @@ use super::snapshot::{PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
-use crate::virtqueue::{self, TxBatch, TxGuard};
+use crate::virtqueue::{self, TxBatch, TxGuard, TxRing};
 
 /// Frames taken from a queue in one turn.
 pub const BURST: usize = 32;
@@ -156,16 +156,7 @@ impl Path {
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
         drop(guard);
-        if consumed > 0 {
-            match queue.ring.notify() {
-                Ok(called) => counts.port.calls(called.into()),
-                Err(error) => return Turn::Failed(Fault::Ring(error)),
-            }
-        }
-        if queue.ring.poisoned() {
-            return Turn::Failed(Fault::Memory);
-        }
-        Turn::Busy
+        end_turn(&queue.ring, consumed, counts)
     }
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
@@ -194,6 +185,21 @@ impl Path {
         let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
     }
+}
+
+/// Calls the guest if it wants to know that `consumed` chains came back, and looks whether its memory is
+/// still there.
+fn end_turn(ring: &TxRing, consumed: usize, counts: Counts<'_>) -> Turn {
+    if consumed > 0 {
+        match ring.notify() {
+            Ok(called) => counts.port.calls(called.into()),
+            Err(error) => return Turn::Failed(Fault::Ring(error)),
+        }
+    }
+    if ring.poisoned() {
+        return Turn::Failed(Fault::Memory);
+    }
+    Turn::Busy
 }
 
 /// Makes the next slice of the copies of a flood.
