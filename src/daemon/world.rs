@@ -4,19 +4,28 @@
 //! FDB know them by number. Parts of the last snapshot that did not change are used again.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
+
+use log::Level;
 
 use super::device::Device;
 use crate::config::StaticEntry;
 use crate::frame::mac::Mac;
+use crate::log_limited;
 use crate::relay::{
     self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
 };
 use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
+use crate::sys::rate_limit::RateLimit;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
 pub const MAX_PORTS: usize = 16384;
+
+/// Messages about one port: so many at once, then one per interval.
+const NEWS: (u32, Duration) = (20, Duration::from_secs(5));
 
 /// A relay and who is in it.
 pub struct RelayEntry {
@@ -51,6 +60,8 @@ pub struct PortEntry {
     pub kind: Kind,
     /// The source address refused last.
     pub refused: Option<Mac>,
+    /// Keeps whoever makes much news of the port from filling the log.
+    pub news: Arc<RateLimit>,
     counters: Arc<[PortCounters]>,
     /// The worker of each TX queue.
     workers: Vec<usize>,
@@ -72,6 +83,11 @@ impl PortEntry {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
         }
+    }
+
+    /// Logs what happened to the port, unless that happens all the time.
+    pub fn note(&self, level: Level, what: impl Display) {
+        log_limited!(self.news, level, "port {}: {what}", self.name);
     }
 
     /// All that was counted, over all workers.
@@ -289,6 +305,7 @@ impl World {
             bridge: relay::Port::new(config, Arc::default()),
             kind,
             refused: None,
+            news: Arc::new(RateLimit::new(NEWS.0, NEWS.1)),
             counters: (0..self.worker_count)
                 .map(|_| PortCounters::default())
                 .collect(),

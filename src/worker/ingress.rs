@@ -156,10 +156,13 @@ impl Path {
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
         drop(guard);
-        if consumed > 0 && queue.ring.notify() {
-            counts.port.calls(1);
+        if consumed > 0 {
+            match queue.ring.notify() {
+                Ok(called) => counts.port.calls(called.into()),
+                Err(error) => return Turn::Failed(Fault::Ring(error)),
+            }
         }
-        if queue.ring.memory().poisoned() {
+        if queue.ring.poisoned() {
             return Turn::Failed(Fault::Memory);
         }
         Turn::Busy

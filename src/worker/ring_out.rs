@@ -108,10 +108,11 @@ impl<'a> RingOut<'a> {
 
     /// Ends the burst: calls the guest if it wants to know.
     pub fn finish(self, outcome: &mut impl Outcome) {
-        if self.ring.notify() {
-            self.counts.port.calls(1);
+        match self.ring.notify() {
+            Ok(called) => self.counts.port.calls(called.into()),
+            Err(error) => outcome.failed(self.id, Fault::Ring(error)),
         }
-        if self.ring.memory().poisoned() {
+        if self.ring.poisoned() {
             outcome.failed(self.id, Fault::Memory);
         }
     }
