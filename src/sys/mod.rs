@@ -9,6 +9,7 @@ pub mod connect;
 pub mod cpu;
 pub mod eventfd;
 pub mod fdpass;
+pub mod handed;
 pub mod interrupt;
 pub mod limits;
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! cannot take is told by [`Link::accepts`].
 
 mod error;
+mod handed;
 mod link;
 mod macvtap;
 pub mod netlink;
@@ -31,11 +32,12 @@ mod tests;
 use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
+pub use handed::adopt;
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec,
-    macvtap_name,
+    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec,
+    TapSpec, macvtap_name,
 };
 
 /// A device that was opened.
@@ -61,5 +63,6 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
+        Spec::Handed(spec) => Err(handed::elsewhere(spec)),
     }
 }
