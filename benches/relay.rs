@@ -29,6 +29,8 @@ fn main() {
     } else {
         1
     };
+    // First, as memory that was given back is not taken from the system again.
+    memory();
     let size = |ports, vlans, entries| Size {
         ports,
         vlans,
@@ -73,7 +75,6 @@ fn main() {
     });
     named("learn, entries to be", &entries[1..], &|n| learn(n));
     named("count, VLANs", &[1, 64, 4094], &|n| count(n as u16));
-    memory();
 }
 
 /// Forwards frames of known addresses.

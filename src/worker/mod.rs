@@ -141,6 +141,7 @@ impl Barrier {
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// It ends after the last thread.
     watchdog: Option<Watchdog>,
 }
 
@@ -256,7 +257,7 @@ impl Drop for Pool {
             // A panic of a worker has been reported on standard error.
             let _ = thread.join();
         }
-        // The last of them was looked after to its end.
+        // Nobody is left to watch.
         self.watchdog = None;
     }
 }
