@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Daemon;
 use super::device::Device;
@@ -336,6 +337,9 @@ impl Daemon {
             self.follow_mtu(id);
             return Ok(());
         };
+        let Some(news) = self.world.port(id).map(|port| Arc::clone(&port.news)) else {
+            return Ok(());
+        };
         let endpoint = Endpoint {
             port: id,
             name: name.to_owned(),
@@ -346,6 +350,7 @@ impl Daemon {
             events: self.events.clone(),
             barrier: self.pool.barrier(),
             privileged: self.privileged.clone(),
+            news,
         };
         match endpoint.start(address) {
             Ok(handle) => {

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use super::count;
+use super::count::{Counts, drop_at};
 use super::egress::Burst;
 use super::frame::{Frame, HEAD};
-use super::ingress::{BURST, Moment, Path, Tally, Turn, drop_at};
+use super::ingress::{BURST, Moment, Path, Tally, Turn};
 use super::payload::Payload;
-use super::snapshot::{Port, PortId, Snapshot};
+use super::snapshot::{PortId, Snapshot};
 use crate::frame::vnet::Origin;
 use crate::stats::DropReason;
 use crate::uplink::{self, LinkQueue, RECEIVE_BUFFER};
@@ -15,7 +15,8 @@ use crate::uplink::{self, LinkQueue, RECEIVE_BUFFER};
 impl Path {
     /// Serves queue number `index` of the device behind the port `id` once.
     pub fn link_turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let Some(port) = snapshot.port(id) else {
+        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
+        else {
             return Turn::Idle;
         };
         let Some(queue) = port
@@ -32,15 +33,14 @@ impl Path {
         for buffer in 0..BURST {
             match self.receive(queue, buffer) {
                 Ok(Ok(frame)) => {
-                    count::tx(&port.counters[at.worker], frame.header.dst, frame.len);
                     self.routes
-                        .add(snapshot, id, frame, at.now_s, |port, reason| {
-                            drop_at(snapshot, at.worker, port, reason);
+                        .add(snapshot, id, frame, at.now_s, |at_port, reason| {
+                            drop_at(snapshot, at.worker, at_port, reason);
                         });
                 }
-                Ok(Err(reason)) => port.counters[at.worker].drop_frames(reason, 1),
+                Ok(Err(reason)) => counts.drop_frames(0, reason, 1),
                 Err(error) if uplink::is_lost_frame(&error) => {
-                    port.counters[at.worker].drop_frames(DropReason::TooLong, 1);
+                    counts.drop_frames(0, DropReason::TooLong, 1);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // It was down for a while, which a socket says once: behind that there may be frames.
@@ -53,7 +53,7 @@ impl Path {
             }
             received += 1;
         }
-        self.deliver_received(snapshot, port, at);
+        self.deliver_received(snapshot, counts, at);
         if received > 0 { Turn::Busy } else { Turn::Idle }
     }
 
@@ -83,8 +83,11 @@ impl Path {
         Ok(frame)
     }
 
-    fn deliver_received(&mut self, snapshot: &Snapshot, port: &Port, at: Moment) {
-        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, None);
+    fn deliver_received(&mut self, snapshot: &Snapshot, counts: Counts<'_>, at: Moment) {
+        for entry in &self.routes.entries {
+            entry.count(snapshot, at.worker);
+        }
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
