@@ -84,9 +84,7 @@ impl Path {
     }
 
     fn deliver_received(&mut self, snapshot: &Snapshot, counts: Counts<'_>, at: Moment) {
-        for entry in &self.routes.entries {
-            entry.count(snapshot, at.worker);
-        }
+        self.routes.count((snapshot, at.worker), |_| true);
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
