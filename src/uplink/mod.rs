@@ -16,6 +16,7 @@
 //! cannot take is told by [`Link::accepts`].
 
 mod error;
+mod inbox;
 mod link;
 mod macvtap;
 pub mod netlink;
@@ -31,6 +32,7 @@ mod tests;
 use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
+pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{

@@ -12,6 +12,7 @@ use super::snapshot::{Port, PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::{DropReason, PortCounters};
+use crate::uplink::Inbox;
 use crate::virtqueue::{self, TxBatch, TxGuard};
 
 /// Frames taken from a queue in one turn.
@@ -41,7 +42,7 @@ pub struct Path {
     pub(super) routes: Routes,
     pub(super) egress: Egress,
     /// What links are read into.
-    pub(super) buffers: Vec<Vec<u8>>,
+    pub(super) inbox: Inbox,
     /// Receivers found broken in this turn.
     pub failed: Vec<(PortId, Fault)>,
 }
@@ -176,7 +177,7 @@ impl Path {
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
-            payload: Payload::Buffers(&[]),
+            payload: Payload::Frames(&[]),
             sole: 0,
         };
         let here = (snapshot, at.worker);

@@ -30,7 +30,6 @@ impl LinkOut<'_> {
         job: &Job,
         frame: &Frame,
         payload: Payload<'_, '_>,
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
@@ -41,10 +40,8 @@ impl LinkOut<'_> {
         };
         vnet.retag(job.action.growth().into());
         let (header, head) = (header(vnet), &tagged[..len]);
-        let sent = payload.gather(frame, &header, head, scratch, |whole| {
-            self.write(whole, frame.rest_len() + len, frame)
-        });
-        if let Err(reason) = sent {
+        let whole = payload.gather(frame, &header, head);
+        if let Err(reason) = self.write(&whole, frame.rest_len() + len, frame) {
             outcome.dropped(self.id, reason);
         }
     }

@@ -60,7 +60,6 @@ impl<'a> RingOut<'a> {
         job: &Job,
         waits: bool,
         (frames, payload): (&[Frame], Payload<'_, '_>),
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let growth = job.action.growth().into();
@@ -68,7 +67,7 @@ impl<'a> RingOut<'a> {
         self.wants.push((self.rings.header_len + len) as u32);
         self.run.push((job.frame, job.action, waits));
         if self.run.is_full() {
-            self.flush((frames, payload), scratch, outcome);
+            self.flush((frames, payload), outcome);
         }
     }
 
@@ -76,7 +75,6 @@ impl<'a> RingOut<'a> {
     pub fn flush(
         &mut self,
         (frames, payload): (&[Frame], Payload<'_, '_>),
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let mut sent = 0;
@@ -86,7 +84,7 @@ impl<'a> RingOut<'a> {
                 Ok(reservation) => {
                     let now = &self.run[sent..sent + reservation.granted];
                     for (grant, &(form, action, _)) in reserved.grants().zip(now) {
-                        let done = self.copy(&grant, &frames[form], action, payload, scratch);
+                        let done = self.copy(&grant, &frames[form], action, payload);
                         if let Err(reason) = done {
                             outcome.dropped(self.id, reason);
                         }
@@ -126,7 +124,6 @@ impl<'a> RingOut<'a> {
         frame: &Frame,
         action: TagAction,
         payload: Payload<'_, '_>,
-        scratch: &mut Vec<u8>,
     ) -> Result<(), DropReason> {
         let Grant::Buffers { buffers, segments } = grant else {
             return Err(DropReason::RxChain);
@@ -143,9 +140,8 @@ impl<'a> RingOut<'a> {
         vnet.num_buffers = *buffers;
         let header = vnet.encode();
         let header = &header[..self.rings.header_len];
-        payload.gather(frame, header, head, scratch, |whole| {
-            self.ring.copy(segments, whole);
-        });
+        let whole = payload.gather(frame, header, head);
+        self.ring.copy(segments, &whole);
         let len = head.len() + frame.rest_len();
         count::rx(&self.port.counters[self.worker], frame.header.dst, len);
         Ok(())
