@@ -153,7 +153,25 @@ impl Privileged {
     pub fn open_link(&self, spec: &Spec) -> Result<Link, Error> {
         let request = Request::OpenLink { spec: spec.clone() };
         match self.ask_link(&request, spec.name(), Action::OpenLink)? {
-            (Reply::Link(facts), queues) if !queues.is_empty() => Ok(Link::new(facts, queues)),
+            (Reply::Link(facts), queues) if !queues.is_empty() => {
+                let ifindex = facts.ifindex;
+                Link::new(facts, queues).map_err(|error| {
+                    // That is the error to tell.
+                    let undone = self.ask_link(
+                        &Request::RemoveLink { ifindex },
+                        spec.name(),
+                        Action::Unlink,
+                    );
+                    if let Err(error) = undone {
+                        log::warn!("{error}");
+                    }
+                    Error::LinkRefused {
+                        action: Action::OpenLink,
+                        device: spec.name().to_owned(),
+                        refusal: LinkRefusal::Device(error),
+                    }
+                })
+            }
             _ => Err(unexpected()),
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::link::{LinkQueue, RECEIVE_BUFFER, Received};
+use super::xdp::Lent;
 use crate::frame::vnet::VnetHeader;
 use crate::virtqueue::Segment;
 
@@ -14,26 +15,45 @@ pub const BATCH: usize = 32;
 /// Buffers for the frames of links that are read, kept from burst to burst.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Buffer>,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// Where the frame is in it.
+    frame: Received,
 }
 
 /// The frames of one burst of a queue. They are its user's until it is dropped.
 #[derive(Debug)]
 pub struct Arrivals<'a> {
-    queue: &'a LinkQueue,
-    buffers: &'a mut Vec<Vec<u8>>,
-    /// Where each frame lies in its buffer.
-    places: ArrayVec<Received, BATCH>,
+    source: Source<'a>,
+    count: usize,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    /// Frames are read into buffers.
+    Read {
+        queue: &'a LinkQueue,
+        buffers: &'a mut Vec<Buffer>,
+    },
+    /// Frames are in the memory of the queue.
+    Lent(Lent<'a>),
 }
 
 impl Inbox {
     /// Begins a burst of `queue`.
     pub fn open<'a>(&'a mut self, queue: &'a LinkQueue) -> Arrivals<'a> {
-        Arrivals {
-            queue,
-            buffers: &mut self.buffers,
-            places: ArrayVec::new(),
-        }
+        let source = match queue {
+            LinkQueue::Xdp(queue) => Source::Lent(queue.lend()),
+            LinkQueue::Device(_) | LinkQueue::Peer(_) => Source::Read {
+                queue,
+                buffers: &mut self.buffers,
+            },
+        };
+        Arrivals { source, count: 0 }
     }
 }
 
@@ -45,24 +65,36 @@ impl Arrivals<'_> {
     /// Those of [`LinkQueue::receive`]; `WouldBlock` also after [`BATCH`] frames.
     #[inline]
     pub fn receive(&mut self) -> io::Result<(VnetHeader, &mut [u8])> {
-        let number = self.places.len();
-        if number == BATCH {
+        if self.count == BATCH {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if number == self.buffers.len() {
-            self.buffers.push(vec![0; RECEIVE_BUFFER]);
-        }
-        let buffer = &mut self.buffers[number];
-        let received = self.queue.receive(buffer)?;
-        self.places.push(received);
-        Ok(received.split(buffer))
+        let frame = match &mut self.source {
+            Source::Lent(lent) => (VnetHeader::PLAIN, lent.take()?),
+            Source::Read { queue, buffers } => {
+                if self.count == buffers.len() {
+                    buffers.push(Buffer {
+                        bytes: vec![0; RECEIVE_BUFFER],
+                        frame: Received::default(),
+                    });
+                }
+                let buffer = &mut buffers[self.count];
+                buffer.frame = queue.receive(&mut buffer.bytes)?;
+                buffer.frame.split(&mut buffer.bytes)
+            }
+        };
+        self.count += 1;
+        Ok(frame)
     }
 
     /// Where the frames lie that were received, in their order.
     pub fn segments(&mut self) -> ArrayVec<Segment<'_>, BATCH> {
-        let frames = self.buffers.iter_mut().zip(&self.places);
-        frames
-            .map(|(buffer, place)| Segment::of(place.split(buffer).1))
-            .collect()
+        match &mut self.source {
+            Source::Lent(lent) => lent.taken().map(Segment::of).collect(),
+            Source::Read { buffers, .. } => {
+                let frames = buffers.iter_mut().take(self.count);
+                let frames = frames.map(|buffer| buffer.frame.split(&mut buffer.bytes).1);
+                frames.map(Segment::of).collect()
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LinkError;
 use super::netlink;
+use super::xdp::Taken;
 use crate::frame::offloads::Offloads;
 use crate::sys::tun;
 
@@ -22,6 +23,8 @@ pub enum Spec {
     Macvtap(MacvtapSpec),
     /// A packet socket.
     Packet(PacketSpec),
+    /// `AF_XDP` sockets.
+    Xdp(XdpSpec),
 }
 
 /// A TAP device: made where none has the name, and gone with its last descriptor; a persistent one of
@@ -73,6 +76,17 @@ pub struct PacketSpec {
     pub queues: u16,
 }
 
+/// `AF_XDP` sockets on the first receive queues of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpSpec {
+    /// Name of the device.
+    pub device: String,
+    /// How many of its receive queues, each of which has a socket.
+    pub queues: u16,
+    /// Whether a device may be taken that holds an address or a default route.
+    pub take_parent: bool,
+}
+
 /// How a MACVTAP device shares its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MacvtapMode {
@@ -95,6 +109,8 @@ pub enum Kind {
     Macvtap,
     /// A packet socket.
     Packet,
+    /// `AF_XDP` sockets.
+    Xdp,
     /// A vhost-user back end, to which we are the front end.
     Peer,
 }
@@ -118,8 +134,11 @@ pub struct Facts {
 
 impl Facts {
     /// What the device takes without repair. The kernel does for a device without offloads what is
-    /// missing, so this is what the kernel knows.
+    /// missing, so this is what the kernel knows; `AF_XDP` goes past that.
     pub fn accepts(&self) -> Offloads {
+        if self.kind == Kind::Xdp {
+            return Offloads::NONE;
+        }
         let tcp = Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6 | Offloads::ECN;
         if self.uso {
             tcp | Offloads::USO4 | Offloads::USO6
@@ -130,24 +149,38 @@ impl Facts {
 }
 
 /// What [`open`](super::open) has changed and what does not end with the descriptors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
-    /// Number of the device that was made.
-    pub(super) ifindex: u32,
-    /// A parent's number, and the MTU that it had before.
-    pub(super) parent_mtu: Option<(u32, u16)>,
+#[derive(Debug)]
+pub enum Created {
+    /// A device that was made.
+    Device(Made),
+    /// A device whose frames go to our sockets.
+    Xdp(Taken),
 }
 
 impl Created {
-    /// Removes the device. It is no error if somebody else has done so.
+    /// Undoes it. It is no error if somebody else has done so.
     ///
     /// # Errors
     ///
     /// Why not.
     pub fn remove(&self) -> Result<(), LinkError> {
-        netlink::with_client(async |client| self.undo(client).await)
+        match self {
+            Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
+            Self::Xdp(taken) => taken.undo(),
+        }
     }
+}
 
+/// A device that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its number.
+    pub(super) ifindex: u32,
+    /// A parent's number, and the MTU that it had before.
+    pub(super) parent_mtu: Option<(u32, u16)>,
+}
+
+impl Made {
     pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
         client.remove(self.ifindex).await?;
         match self.parent_mtu {
@@ -175,6 +208,7 @@ impl Spec {
             Spec::Tap(spec) => (&spec.name, None),
             Spec::Macvtap(spec) => (&spec.name, Some(&spec.parent)),
             Spec::Packet(spec) => (&spec.device, None),
+            Spec::Xdp(spec) => (&spec.device, None),
         };
         std::iter::once(device).chain(parent).map(String::as_str)
     }
@@ -185,6 +219,7 @@ impl Spec {
             Spec::Tap(spec) => &spec.name,
             Spec::Macvtap(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
+            Spec::Xdp(spec) => &spec.device,
         }
     }
 
@@ -198,6 +233,7 @@ impl Spec {
             Spec::Tap(spec) => spec.queues,
             Spec::Macvtap(spec) => spec.queues,
             Spec::Packet(spec) => spec.queues,
+            Spec::Xdp(spec) => spec.queues,
         };
         if (1..=MAX_QUEUES).contains(&queues) {
             Ok(())

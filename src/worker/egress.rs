@@ -192,6 +192,7 @@ impl Egress {
                 Err(reason) => outcome.dropped(job.port, reason),
             }
         }
+        out.finish();
     }
 
     /// The receiver went away between the decision and the copy.

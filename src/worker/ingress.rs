@@ -164,12 +164,8 @@ impl Path {
         };
         let drop_frame = |port, reason| drop_at(snapshot, at.worker, port, reason);
         let bytes = &bytes[..bytes.len().min(HEAD)];
-        let vnet = VnetHeader {
-            num_buffers: 1,
-            ..VnetHeader::default()
-        };
         self.routes.clear();
-        match Frame::new(0, vnet, bytes, bytes.len(), 0) {
+        match Frame::new(0, VnetHeader::PLAIN, bytes, bytes.len(), 0) {
             Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
             Err(reason) => drop_frame(id, reason),
         }

@@ -64,6 +64,15 @@ impl LinkOut<'_> {
         }
     }
 
+    /// Ends the burst: what is still in line goes.
+    pub fn finish(&self) {
+        let lost = self.queue.flush();
+        if lost > 0 {
+            let counters = &self.port.counters[self.worker];
+            counters.drop_frames(DropReason::UplinkBusy, lost.into());
+        }
+    }
+
     fn write(&self, whole: &Gather<'_>, len: usize, frame: &Frame) -> Result<(), DropReason> {
         match self.queue.send(whole) {
             Ok(()) => {
