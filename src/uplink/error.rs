@@ -159,6 +159,16 @@ pub enum LinkError {
         /// How many it has.
         has: u32,
     },
+    /// Another socket is bound to a queue of the device.
+    #[error(
+        "another process has an AF_XDP socket on queue {queue} of {device}; stop it, or choose another device"
+    )]
+    QueueTaken {
+        /// The device.
+        device: String,
+        /// Number of the queue.
+        queue: u16,
+    },
     /// Each transmit queue of the other device of a pair needs a receive queue of this one.
     #[error(
         "{device} has fewer receive queues than its peer has transmit queues; give both as many with \

@@ -13,6 +13,8 @@ mod ring;
 use std::io;
 use std::mem::{self, size_of};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use libc::{c_int, socklen_t};
 
@@ -21,6 +23,11 @@ pub use queue::{Rx, SendError, Tx, start};
 
 /// Bytes in front of a received frame that drivers keep for themselves.
 pub const HEADROOM: u32 = 256;
+
+/// The kernel lets go of a queue a moment after its socket was closed, and tells nobody. So often, and after
+/// so long each, a queue in use is tried again.
+const RELEASES: u32 = 25;
+const RELEASE: Duration = Duration::from_millis(10);
 
 /// How the memory of a socket is divided, and how long its rings are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,14 +114,25 @@ fn bind(socket: &impl AsFd, ifindex: u32, queue: u32) -> io::Result<bool> {
         sxdp_queue_id: queue,
         sxdp_shared_umem_fd: 0,
     };
-    // SAFETY: the kernel reads a sockaddr_xdp of exactly the size given.
-    check(unsafe {
-        libc::bind(
-            raw(socket),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_xdp>() as socklen_t,
-        )
-    })?;
+    let bind = || {
+        // SAFETY: the kernel reads a sockaddr_xdp of exactly the size given.
+        check(unsafe {
+            libc::bind(
+                raw(socket),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_xdp>() as socklen_t,
+            )
+        })
+    };
+    let mut bound = bind();
+    for _ in 0..RELEASES {
+        match &bound {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => thread::sleep(RELEASE),
+            _ => break,
+        }
+        bound = bind();
+    }
+    bound?;
     let mut options = libc::xdp_options { flags: 0 };
     get(socket, libc::XDP_OPTIONS, &mut options)?;
     Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)

@@ -41,8 +41,11 @@ impl SwitchedOff {
         if off.features.is_empty() {
             return Ok(off);
         }
-        let done = ethtool.set(device, &off.features, false);
-        // One that cannot be changed is an error, but not what the operator has to know.
+        match ethtool.set(device, &off.features, false) {
+            // One that cannot be changed is told below.
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(failed(error)),
+            _ => {}
+        }
         let now = ethtool.features(device).map_err(failed)?;
         if let Some(feature) = now.iter().find(|feature| ours(feature) && feature.active) {
             off.give_up(device);
@@ -51,7 +54,6 @@ impl SwitchedOff {
                 feature: feature.name.clone(),
             });
         }
-        done.map_err(failed)?;
         Ok(off)
     }
 

@@ -256,7 +256,14 @@ pub fn start(
     for (number, socket) in (0_u16..).zip(descriptors) {
         let memory = slice(memory, layout, number).map_err(binding)?;
         let at = (facts.ifindex, number.into());
-        queues.push(XdpQueue::new(socket, memory, layout, at).map_err(binding)?);
+        let queue = XdpQueue::new(socket, memory, layout, at);
+        queues.push(queue.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => LinkError::QueueTaken {
+                device: name.clone(),
+                queue: number,
+            },
+            _ => binding(error),
+        })?);
     }
     tell(name, &queues);
     Ok((queues, common))
