@@ -10,7 +10,8 @@
 //! - replace a socket there that nobody listens on; never a socket in use, nor any other file;
 //! - remove sockets that it made itself;
 //! - make, take and set up the network devices named at start, a set that is closed as well, and
-//!   remove those that it made itself.
+//!   remove those that it made itself. A device with `AF_XDP` sockets gets a program and loses features that
+//!   would harm frames, and so does the other device of a pair; both are as before at the end.
 //!
 //! The helper ignores the signals that stop a process and lives as long as the channel: when the daemon
 //! is gone, by intention or by SIGKILL, it removes the sockets and devices that are still its own and exits. A
@@ -176,8 +177,8 @@ impl Privileged {
         }
     }
 
-    /// Removes the device of a link if [`Privileged::open_link`] made it and it does not go by itself.
-    /// It is no error if it is gone, or if it was there before.
+    /// Removes the device of a link if [`Privileged::open_link`] made it and it does not go by itself, and
+    /// undoes what was changed about one that was there. It is no error if there is nothing to undo.
     ///
     /// # Errors
     ///

@@ -20,10 +20,11 @@ fn xdp(device: &str) -> (Link, Created) {
     (link, created.unwrap())
 }
 
-/// A pair with several queues on each side.
-fn wide_veth(queues: u32) {
-    let wide = format!("numrxqueues {queues} numtxqueues {queues}");
-    ip(&format!("link add va {wide} type veth peer name vb {wide}"));
+/// A pair whose devices have so many queues.
+fn wide_veth(va: u32, vb: u32) {
+    let wide = |queues| format!("numrxqueues {queues} numtxqueues {queues}");
+    let (va, vb) = (wide(va), wide(vb));
+    ip(&format!("link add va {va} type veth peer name vb {vb}"));
     for name in ["va", "vb"] {
         ip(&format!("link set {name} addrgenmode none up"));
     }
@@ -39,13 +40,10 @@ fn is_on(device: &str, name: &str) -> bool {
         .any(|feature| feature.name == name && feature.active)
 }
 
-fn ethtool(line: &str) {
-    let done = std::process::Command::new("ethtool")
-        .args(line.split_whitespace())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "ethtool {line}: {text}");
+fn switch(device: &str, name: &str, on: bool) {
+    let mut features = features(device);
+    features.retain(|feature| feature.name == name);
+    Ethtool::new().unwrap().set(device, &features, on).unwrap();
 }
 
 /// A frame that is whole.
@@ -115,7 +113,7 @@ fn tags_that_the_peer_would_keep_beside_its_frames_arrive_in_them() {
             send(&there, VnetHeader::PLAIN, &frame);
             assert_eq!(receive(&here).1, frame, "{tags} tags");
             // This is what would become of it.
-            ethtool(&format!("-K vb {insert} on"));
+            switch("vb", insert, true);
             send(&there, VnetHeader::PLAIN, &frame);
             let stripped = [&frame[..12], &frame[16..]].concat();
             assert_eq!(receive(&here).1, stripped);
@@ -193,7 +191,7 @@ fn a_burst_is_lent_and_given_back() {
 #[test]
 fn each_queue_has_a_socket_and_the_host_has_the_others() {
     in_namespace(|| {
-        wide_veth(4);
+        wide_veth(4, 4);
         let (link, _created) = link(&spec("va", 2));
         let (there, host) = (wire("vb"), wire("va"));
         for port in 0..64 {
@@ -239,7 +237,7 @@ fn features_come_back_after_the_program_is_gone() {
     in_namespace(|| {
         veth("va", "vb");
         // What somebody has switched off stays off.
-        ethtool("-K vb tx-vlan-stag-hw-insert off");
+        switch("vb", "tx-vlan-stag-hw-insert", false);
         let before = [features("va"), features("vb")];
         let ((here, created), there) = (xdp("va"), wire("vb"));
         assert!(!is_on("va", "rx-vlan-hw-parse"));
@@ -320,8 +318,7 @@ fn a_device_that_cannot_be_used_is_told_with_the_reason() {
 #[test]
 fn a_pair_that_does_not_fit_is_told_with_the_reason() {
     in_namespace(|| {
-        wide_veth(2);
-        ethtool("-L va rx 1");
+        wide_veth(1, 2);
         let before = [features("va"), features("vb")];
         let expected = "va has fewer receive queues than its peer has transmit queues; give both as many with \
                         `ethtool -L`";
