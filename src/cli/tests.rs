@@ -7,8 +7,8 @@ use clap::error::ErrorKind;
 
 use super::*;
 use crate::api_types::{
-    ApiError, Counters, FdbKind, PortMode, PortRole, PortState, PortStatus, RelayStatus,
-    WorkerStatus,
+    ApiError, Counters, FdbKind, LinkStatus, PortMode, PortRole, PortState, PortStatus,
+    RelayStatus, VlanStatus, WorkerStatus,
 };
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -88,6 +88,13 @@ fn clients_name_what_they_want() {
             Client::Status {
                 json: true,
                 target: target("/c"),
+            },
+        ),
+        (
+            "evb vlans --relay blue",
+            Client::Vlans {
+                relay: Some("blue".into()),
+                target: target(DEFAULT_CONTROL),
             },
         ),
         (
@@ -181,12 +188,25 @@ fn port(name: &str) -> PortStatus {
         mode: Some(PortMode::Vepa),
         state: PortState::Running,
         socket: Some(format!("/run/evb/{name}.sock")),
+        links: vec![],
         queues: 2,
         features: vec![],
         mtu: Some(1500),
         macs: vec![],
         refused_mac: None,
         counters: Counters::default(),
+    }
+}
+
+fn link(name: &str, device: &str, carrier: bool, active: bool) -> LinkStatus {
+    LinkStatus {
+        name: name.into(),
+        kind: "macvtap".into(),
+        device: device.into(),
+        present: true,
+        carrier,
+        active,
+        mtu: Some(1500),
     }
 }
 
@@ -205,6 +225,15 @@ fn the_status_is_aligned() {
     };
     let mut uplink = port("up0");
     (uplink.role, uplink.mode, uplink.mtu, uplink.socket) = (PortRole::Uplink, None, None, None);
+    let mut bond = uplink.clone();
+    uplink.links = vec![link("up0", "eth1", false, false)];
+    uplink.state = PortState::Down;
+    bond.name = "up1".into();
+    bond.links = vec![
+        link("up1a", "evb-up1a", false, false),
+        link("up1b", "evb-up1b", true, true),
+    ];
+    bond.links[0].present = false;
     let status = Status {
         version: "0.1.0".into(),
         pid: 7,
@@ -219,8 +248,9 @@ fn the_status_is_aligned() {
             ports: vec!["vm1".into()],
             fdb_entries: 12,
             fdb_limit: 8192,
+            vlans: vec![],
         }],
-        ports: vec![port("vm1"), failed, uplink],
+        ports: vec![port("vm1"), failed, uplink, bond],
     };
     let expected = "\
 evb 0.1.0, pid 7, up 1m 01s, 1 worker
@@ -228,16 +258,52 @@ evb 0.1.0, pid 7, up 1m 01s, 1 worker
 RELAY  PORTS  FDB  LIMIT
 blue       1   12   8192
 
-PORT         RELAY  MODE    STATE    QUEUES   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET
+PORT         RELAY  MODE    STATE    QUEUES   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET OR DEVICE
 vm1          blue   vepa    running       2  1500     0         0   0         0      0  /run/evb/vm1.sock
 a-long-name  blue   vepa    failed        2  1500  1234    567890   0         0      4  /run/evb/a-long-name.sock
-up0          blue   uplink  running       2     -     0         0   0         0      0  -
+up0          blue   uplink  down          2     -     0         0   0         0      0  macvtap eth1
+up1          blue   uplink  running       2     -     0         0   0         0      0  macvtap evb-up1b
 
 a-long-name: failed: ring 0:\u{fffd}[2J bad
 a-long-name: refused address 00:00:00:00:00:02
 a-long-name: dropped 3 ring_full, 1 runt
+up0: macvtap eth1: no carrier
+up1: link up1a: macvtap evb-up1a: not there
+up1: link up1b: macvtap evb-up1b: carrier, active
 ";
     assert_eq!(text(|out| show::status(out, &status)), expected);
+}
+
+#[test]
+fn vlans_are_aligned() {
+    let relay = |name: &str, vlans: &[VlanStatus]| RelayStatus {
+        name: name.into(),
+        ports: vec![],
+        fdb_entries: 0,
+        fdb_limit: 1,
+        vlans: vlans.into(),
+    };
+    let vlan = |vid, in_frames, drops| VlanStatus {
+        vid,
+        in_frames,
+        in_bytes: 64 * in_frames,
+        out_frames: 2 * in_frames,
+        out_bytes: 120 * in_frames,
+        drops,
+    };
+    let relays = [
+        relay("blue", &[vlan(None, 0, 7), vlan(Some(10), 1234, 0)]),
+        relay("flat", &[vlan(None, 5, 0)]),
+    ];
+    let expected = "\
+RELAY  VLAN    IN  IN BYTES   OUT  OUT BYTES  DROPS
+blue      -     0         0     0          0      7
+blue     10  1234     78976  2468     148080      0
+flat      -     5       320    10        600      0
+";
+    assert_eq!(text(|out| show::vlans(out, &relays)), expected);
+    let unknown = ClientError::UnknownRelay("x".into());
+    assert_eq!(unknown.exit_code(), 2);
 }
 
 fn entry(vid: Option<u16>, mac: u64, port: &str) -> FdbEntry {

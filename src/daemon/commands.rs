@@ -5,11 +5,12 @@ use std::process;
 use std::sync::Arc;
 
 use super::Daemon;
+use super::links::Links;
 use super::world::{Kind, PortEntry, RelayEntry};
 use crate::api::{Command, FdbWalk, Refusal, RefusalKind};
 use crate::api_types::{
     Counters, FdbEntry, FdbFilter, FdbKind, Flushed, PortMode, PortRole, PortState, PortStatus,
-    RelayStatus, Status, WorkerStatus,
+    RelayStatus, Status, VlanStatus, WorkerStatus,
 };
 use crate::relay::{Entry, EntryKind, Fdb, Mode, Relay, Role, Slot};
 use crate::vhost_user::feature_names;
@@ -38,6 +39,11 @@ impl Daemon {
             ports: self.ports_of(place).map(|port| port.name.clone()).collect(),
             fdb_entries: relay.fdb.len() as u64,
             fdb_limit: relay.config.max_entries.into(),
+            vlans: relay
+                .vlan_totals()
+                .iter()
+                .map(|(vid, totals)| VlanStatus::new(*vid, totals))
+                .collect(),
         });
         let mut relays: Vec<_> = relays.collect();
         relays.sort_by(|a, b| a.name.cmp(&b.name));
@@ -91,7 +97,12 @@ impl Daemon {
                 _ => PortState::Down,
             },
             socket: device.map(|device| device.path().display().to_string()),
-            queues: device.map_or(0, |device| device.queues() as u16),
+            links: port.links().map(Links::status).unwrap_or_default(),
+            queues: match &port.kind {
+                Kind::VhostUser(device) => device.queues() as u16,
+                Kind::Links(links) => links.queues(),
+                Kind::Patch(_) => 0,
+            },
             features: device
                 .map(|device| feature_names(device.features))
                 .unwrap_or_default()
@@ -101,7 +112,10 @@ impl Daemon {
             mtu: config.mtu,
             macs: config.macs.iter().copied().chain(state.pinned()).collect(),
             refused_mac: port.refused,
-            counters: Counters::from(&port.totals()),
+            counters: Counters {
+                unlearned: state.unlearned(),
+                ..Counters::from(&port.totals())
+            },
         }
     }
 

@@ -3,19 +3,30 @@
 //! Relays and ports live in places that stay theirs until they are removed, because workers and the
 //! FDB know them by number. Parts of the last snapshot that did not change are used again.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
+
+use log::Level;
 
 use super::device::Device;
+use super::links::Links;
 use crate::config::StaticEntry;
 use crate::frame::mac::Mac;
+use crate::log_limited;
 use crate::relay::{
     self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
 };
-use crate::stats::{PortCounters, Totals};
+use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
+use crate::sys::rate_limit::RateLimit;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
 pub const MAX_PORTS: usize = 16384;
+
+/// Messages about one port: so many at once, then one per interval.
+const NEWS: (u32, Duration) = (20, Duration::from_secs(5));
 
 /// A relay and who is in it.
 pub struct RelayEntry {
@@ -27,6 +38,8 @@ pub struct RelayEntry {
     statics: Vec<StaticEntry>,
     /// Which port each slot is.
     slots: Vec<Option<PortId>>,
+    /// Counters of its VLANs, by worker.
+    vlans: Arc<[VlanCounters]>,
     view: Option<Arc<RelayView>>,
 }
 
@@ -36,6 +49,8 @@ pub enum Kind {
     VhostUser(Device),
     /// The other end of a cable; `None` until both ends exist.
     Patch(Option<PortId>),
+    /// Devices of the host, present or not.
+    Links(Links),
 }
 
 /// A port of a relay.
@@ -48,6 +63,8 @@ pub struct PortEntry {
     pub kind: Kind,
     /// The source address refused last.
     pub refused: Option<Mac>,
+    /// Keeps whoever makes much news of the port from filling the log.
+    pub news: Arc<RateLimit>,
     counters: Arc<[PortCounters]>,
     /// The worker of each TX queue.
     workers: Vec<usize>,
@@ -59,7 +76,15 @@ impl PortEntry {
     pub fn device(&self) -> Option<&Device> {
         match &self.kind {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) => None,
+            Kind::Patch(_) | Kind::Links(_) => None,
+        }
+    }
+
+    /// The devices of a port that has some.
+    pub fn links(&self) -> Option<&Links> {
+        match &self.kind {
+            Kind::Links(links) => Some(links),
+            Kind::VhostUser(_) | Kind::Patch(_) => None,
         }
     }
 
@@ -68,7 +93,13 @@ impl PortEntry {
         match &self.kind {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
+            Kind::Links(links) => links.is_active(),
         }
+    }
+
+    /// Logs what happened to the port, unless that happens all the time.
+    pub fn note(&self, level: Level, what: impl Display) {
+        log_limited!(self.news, level, "port {}: {what}", self.name);
     }
 
     /// All that was counted, over all workers.
@@ -86,6 +117,7 @@ impl PortEntry {
             Kind::VhostUser(device) => device.attachment(),
             Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
             Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
+            Kind::Links(links) => links.attachment(),
         };
         Arc::clone(self.published.get_or_insert_with(|| {
             Arc::new(worker::Port {
@@ -124,6 +156,15 @@ pub enum WorldError {
 }
 
 impl RelayEntry {
+    /// What was counted in each VLAN, over all workers; 0 stands for frames without a VLAN.
+    pub fn vlan_totals(&self) -> BTreeMap<u16, VlanTotals> {
+        let mut sums: BTreeMap<_, VlanTotals> = BTreeMap::new();
+        for (vid, totals) in self.vlans.iter().flat_map(VlanCounters::totals) {
+            *sums.entry(vid).or_default() += totals;
+        }
+        sums
+    }
+
     /// A slot for a port, without anything left of the port that had it before: workers may have
     /// learned more from that one after it was removed.
     fn vacant_slot(&mut self) -> Result<Slot, WorldError> {
@@ -196,15 +237,27 @@ impl World {
 
     /// A device, to be changed; workers see the change with the next snapshot.
     pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
+        match self.kind_mut(id)? {
+            Kind::VhostUser(device) => Some(device),
+            Kind::Patch(_) | Kind::Links(_) => None,
+        }
+    }
+
+    /// The devices of the host behind a port; the same goes for them.
+    pub fn links_mut(&mut self, id: PortId) -> Option<&mut Links> {
+        match self.kind_mut(id)? {
+            Kind::Links(links) => Some(links),
+            Kind::VhostUser(_) | Kind::Patch(_) => None,
+        }
+    }
+
+    fn kind_mut(&mut self, id: PortId) -> Option<&mut Kind> {
         let port = self.ports.get_mut(id.index())?.as_mut()?;
         port.published = None;
         if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
             relay.view = None;
         }
-        match &mut port.kind {
-            Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) => None,
-        }
+        Some(&mut port.kind)
     }
 
     /// Adds a relay without ports and returns its place.
@@ -219,6 +272,9 @@ impl World {
             tables,
             statics: vec![],
             slots: vec![],
+            vlans: (0..self.worker_count)
+                .map(|_| VlanCounters::default())
+                .collect(),
             view: None,
         };
         let place = free_place(&mut self.relays);
@@ -265,6 +321,7 @@ impl World {
         let pairs = match &kind {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
+            Kind::Links(links) => links.queues(),
         };
         let workers = (0..pairs).map(|_| self.assign()).collect();
         self.ports[place] = Some(PortEntry {
@@ -274,6 +331,7 @@ impl World {
             bridge: relay::Port::new(config, Arc::default()),
             kind,
             refused: None,
+            news: Arc::new(RateLimit::new(NEWS.0, NEWS.1)),
             counters: (0..self.worker_count)
                 .map(|_| PortCounters::default())
                 .collect(),
@@ -428,6 +486,7 @@ impl World {
                     relay: relay_tables,
                     active,
                     ports: relay.slots.clone(),
+                    vlans: Arc::clone(&relay.vlans),
                 })
             });
             relays.push(Some(Arc::clone(view)));

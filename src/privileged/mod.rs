@@ -20,12 +20,14 @@
 //! Any thread may ask; one request is under way at a time, and none waits for another process:
 //! connecting succeeds at once or fails. This room knows no vhost-user, no API and no configuration.
 
+mod handed;
 mod helper;
 mod place;
 mod protocol;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,6 +36,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+pub use handed::Handed;
 pub use helper::serve;
 pub use protocol::{Action, Error, LinkRefusal, Refusal};
 use protocol::{Reply, Request};
@@ -50,6 +53,9 @@ pub struct Privileged {
     /// There until the drop.
     channel: Option<Mutex<Channel>>,
     child: Child,
+    /// Names of the devices that may be opened.
+    devices: BTreeSet<String>,
+    handed: Handed,
 }
 
 impl Privileged {
@@ -82,9 +88,11 @@ impl Privileged {
             .spawn()
             .map_err(Error::Start)?;
         drop(command);
-        let helper = Privileged {
+        let mut helper = Privileged {
             channel: Some(Mutex::new(ours)),
             child,
+            devices: BTreeSet::new(),
+            handed: Handed::default(),
         };
         for directory in directories {
             let path = directory.as_ref();
@@ -100,10 +108,18 @@ impl Privileged {
                 device.as_ref(),
                 Action::AllowDevice,
             )?;
+            helper.devices.insert(device.as_ref().to_owned());
         }
         // Its answer also says that the helper has come up and ignores signals by now.
         helper.done(&Request::Seal, Action::Allow, Path::new("/"))?;
         Ok(helper)
+    }
+
+    /// The same, with devices that are already open.
+    #[must_use]
+    pub fn with(mut self, handed: Handed) -> Privileged {
+        self.handed = handed;
+        self
     }
 
     /// Listens on a unix stream socket at `path`, made with mode 0660. A stale socket there is
@@ -145,32 +161,47 @@ impl Privileged {
         self.done(&request, Action::Unlink, path)
     }
 
-    /// Makes or takes a network device. It is removed, if it was made, by
+    /// Whether all devices of `spec` were named at start, so that it may be opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkRefused`] names one that was not.
+    pub fn admits(&self, spec: &Spec) -> Result<(), Error> {
+        let refusal = if let Spec::Handed(handed) = spec {
+            self.handed.queues(handed).err().map(LinkRefusal::Device)
+        } else {
+            let mut devices = spec.devices();
+            let other = devices.find(|name| !self.devices.contains(*name));
+            other.map(|device| LinkRefusal::NotAllowed {
+                device: device.to_owned(),
+            })
+        };
+        refusal.map_or(Ok(()), |refusal| Err(refused_link(spec, refusal)))
+    }
+
+    /// Makes or takes a network device; one that was handed in is taken without the helper. It is removed, if it was made, by
     /// [`Privileged::remove_link`] or with the helper; a TAP device goes with the last use of the link.
     ///
     /// # Errors
     ///
     /// [`Error::LinkRefused`] says why not and what helps; [`Error::Gone`].
     pub fn open_link(&self, spec: &Spec) -> Result<Link, Error> {
+        if let Spec::Handed(handed) = spec {
+            let opened = self.handed.open(handed);
+            let link = opened.and_then(|opened| Link::new(opened.facts, opened.queues));
+            return link.map_err(|error| refused_link(spec, LinkRefusal::Device(error)));
+        }
         let request = Request::OpenLink { spec: spec.clone() };
         match self.ask_link(&request, spec.name(), Action::OpenLink)? {
             (Reply::Link(facts), queues) if !queues.is_empty() => {
                 let ifindex = facts.ifindex;
                 Link::new(facts, queues).map_err(|error| {
-                    // That is the error to tell.
-                    let undone = self.ask_link(
-                        &Request::RemoveLink { ifindex },
-                        spec.name(),
-                        Action::Unlink,
-                    );
-                    if let Err(error) = undone {
+                    let request = Request::RemoveLink { ifindex };
+                    // The first error is the one to tell.
+                    if let Err(error) = self.ask_link(&request, spec.name(), Action::Unlink) {
                         log::warn!("{error}");
                     }
-                    Error::LinkRefused {
-                        action: Action::OpenLink,
-                        device: spec.name().to_owned(),
-                        refusal: LinkRefusal::Device(error),
-                    }
+                    refused_link(spec, LinkRefusal::Device(error))
                 })
             }
             _ => Err(unexpected()),
@@ -278,6 +309,14 @@ impl Privileged {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok((serde_json::from_slice(&buffer[..length])?, descriptors))
+    }
+}
+
+fn refused_link(spec: &Spec, refusal: LinkRefusal) -> Error {
+    Error::LinkRefused {
+        action: Action::OpenLink,
+        device: spec.name().to_owned(),
+        refusal,
     }
 }
 

@@ -16,6 +16,7 @@
 //! cannot take is told by [`Link::accepts`].
 
 mod error;
+mod handed;
 mod inbox;
 mod link;
 mod macvtap;
@@ -33,12 +34,13 @@ mod xdp;
 use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
+pub use handed::adopt;
 pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec, TapSpec,
-    XdpSpec, macvtap_name,
+    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
+    TapSpec, XdpSpec, macvtap_name,
 };
 pub use xdp::{Taken, XdpQueue};
 
@@ -66,5 +68,6 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
         Spec::Xdp(spec) => xdp::open(spec),
+        Spec::Handed(spec) => Err(handed::elsewhere(spec)),
     }
 }

@@ -1,9 +1,11 @@
 //! One turn of one queue of a device of the host: read a burst, decide, deliver.
 
-use super::count;
+use std::io;
+
+use super::count::{Counts, drop_at};
 use super::egress::Burst;
 use super::frame::{Frame, HEAD};
-use super::ingress::{Moment, Path, Tally, Turn, drop_at};
+use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
 use super::snapshot::{PortId, Snapshot};
 use crate::frame::vnet::{Origin, VnetHeader};
@@ -13,7 +15,8 @@ use crate::uplink::{self, BATCH};
 impl Path {
     /// Serves queue number `index` of the device behind the port `id` once.
     pub fn link_turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let Some(port) = snapshot.port(id) else {
+        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
+        else {
             return Turn::Idle;
         };
         let Some(queue) = port
@@ -23,35 +26,42 @@ impl Path {
         else {
             return Turn::Idle;
         };
-        let counters = &port.counters[at.worker];
         self.routes.clear();
         let mut arrivals = self.inbox.open(queue);
-        let (mut number, mut busy) = (0, false);
+        let mut number = 0;
+        let mut busy = false;
+        let mut complained = false;
         for _ in 0..BATCH {
             match arrivals.receive() {
                 Ok((vnet, bytes)) => {
                     match take_apart(number, vnet, bytes) {
                         Ok(frame) => {
-                            count::tx(counters, frame.header.dst, frame.len);
                             self.routes
-                                .add(snapshot, id, frame, at.now_s, |port, reason| {
-                                    drop_at(snapshot, at.worker, port, reason);
+                                .add(snapshot, id, frame, at.now_s, |at_port, reason| {
+                                    drop_at(snapshot, at.worker, at_port, reason);
                                 });
                         }
-                        Err(reason) => counters.drop_frames(reason, 1),
+                        Err(reason) => counts.drop_frames(0, reason, 1),
                     }
                     number += 1;
                 }
                 Err(error) if uplink::is_lost_frame(&error) => {
-                    counters.drop_frames(DropReason::TooLong, 1);
+                    counts.drop_frames(0, DropReason::TooLong, 1);
                 }
-                // Empty, or the device is down or gone, which is watched elsewhere.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // It was down for a while, which a socket says once: behind that there may be frames.
+                Err(_) if !complained => {
+                    complained = true;
+                    continue;
+                }
+                // It is down or gone, which is watched elsewhere.
                 Err(_) => break,
             }
             busy = true;
         }
+        self.routes.count((snapshot, at.worker), |_| true);
         let segments = arrivals.segments();
-        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, None);
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
