@@ -18,8 +18,8 @@ use io_uring::{IoUring, opcode, types};
 /// Set where the process is in its own namespace.
 const INSIDE: &str = "EVB_BENCH_INSIDE";
 /// Frames of a round, which find room in a device's queue, and of one submission.
-const ROUND: usize = 256;
-const BATCH: usize = 32;
+const ROUND: u32 = 256;
+const BATCH: u32 = 32;
 /// Rounds of each way, and those before that are not counted.
 const ROUNDS: usize = 2000;
 const WARM_UP: usize = 100;
@@ -59,10 +59,10 @@ fn main() -> io::Result<()> {
     for (name, file, from) in [("TAP", tap, "evb0"), ("MACVTAP", macvtap, "vb")] {
         let sender = sender(from);
         for len in [60, 1514] {
-            let mut ring = IoUring::new(BATCH as u32)?;
+            let mut ring = IoUring::new(BATCH)?;
             ring.submitter().register_files(&[file.as_raw_fd()])?;
             let frame = frame(len);
-            let mut buffers = vec![vec![0; 2048]; BATCH];
+            let mut buffers = vec![vec![0; 2048]; BATCH as usize];
             let read = alternate(|uring| {
                 feed(&sender, &frame[VnetHeader::LEN..]);
                 let start = Instant::now();
@@ -122,7 +122,7 @@ fn feed(sender: &Link, frame: &[u8]) {
     }
 }
 
-fn read_by_calls(mut file: &File, buffer: &mut [u8]) -> usize {
+fn read_by_calls(mut file: &File, buffer: &mut [u8]) -> u32 {
     let mut count = 0;
     while file.read(buffer).is_ok() {
         count += 1;
@@ -130,11 +130,13 @@ fn read_by_calls(mut file: &File, buffer: &mut [u8]) -> usize {
     count
 }
 
-fn write_by_calls(mut file: &File, frame: &[u8]) -> usize {
-    (0..ROUND).filter(|_| file.write(frame).is_ok()).count()
+fn write_by_calls(mut file: &File, frame: &[u8]) -> u32 {
+    (0..ROUND)
+        .map(|_| u32::from(file.write(frame).is_ok()))
+        .sum()
 }
 
-fn read_by_ring(ring: &mut IoUring, buffers: &mut [Vec<u8>]) -> usize {
+fn read_by_ring(ring: &mut IoUring, buffers: &mut [Vec<u8>]) -> u32 {
     let mut count = 0;
     loop {
         for buffer in &mut *buffers {
@@ -150,7 +152,7 @@ fn read_by_ring(ring: &mut IoUring, buffers: &mut [Vec<u8>]) -> usize {
     }
 }
 
-fn write_by_ring(ring: &mut IoUring, frame: &[u8]) -> usize {
+fn write_by_ring(ring: &mut IoUring, frame: &[u8]) -> u32 {
     let mut count = 0;
     for _ in 0..ROUND / BATCH {
         for _ in 0..BATCH {
@@ -164,13 +166,15 @@ fn write_by_ring(ring: &mut IoUring, frame: &[u8]) -> usize {
 }
 
 /// Waits for a batch; how many of it were done.
-fn complete(ring: &mut IoUring) -> usize {
-    ring.submit_and_wait(BATCH).expect("a ring that works");
-    ring.completion().filter(|entry| entry.result() > 0).count()
+fn complete(ring: &mut IoUring) -> u32 {
+    ring.submit_and_wait(BATCH as usize)
+        .expect("a ring that works");
+    let done = ring.completion().filter(|entry| entry.result() > 0);
+    done.count() as u32
 }
 
 /// The nanoseconds of a frame in each round, by system calls and by the ring.
-fn alternate(mut round: impl FnMut(bool) -> (Duration, usize)) -> [Vec<f64>; 2] {
+fn alternate(mut round: impl FnMut(bool) -> (Duration, u32)) -> [Vec<f64>; 2] {
     let mut times = [vec![], vec![]];
     for number in 0..2 * (WARM_UP + ROUNDS) {
         let way = number % 2;
@@ -178,7 +182,7 @@ fn alternate(mut round: impl FnMut(bool) -> (Duration, usize)) -> [Vec<f64>; 2] 
         // Others' frames may have come, and some of ours may have found no room.
         assert!(count >= ROUND / 2, "{count} frames of {ROUND}");
         if number >= 2 * WARM_UP {
-            times[way].push(time.as_nanos() as f64 / count as f64);
+            times[way].push(time.as_secs_f64() * 1e9 / f64::from(count));
         }
     }
     times
