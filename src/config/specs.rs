@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::model::{Backend, Config, Handed, HandedKind, Link, LinkKind, MacvtapMode, Tap};
 use crate::frame::mac::Mac;
-use crate::uplink::{self, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, macvtap_name};
+use crate::uplink::{
+    self, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
+};
 
 impl Config {
     /// The devices that ports, uplinks and links of bonds need, by their names; those that are
@@ -101,10 +103,12 @@ impl Link {
                 device: dev.clone(),
                 queues: self.queues,
             })),
-            LinkKind::Listen(_)
-            | LinkKind::Connect(_)
-            | LinkKind::AfXdp { .. }
-            | LinkKind::Sriov { .. } => None,
+            LinkKind::AfXdp { dev } => Some(Spec::Xdp(XdpSpec {
+                device: dev.clone(),
+                queues: self.queues,
+                take_parent: self.take_parent,
+            })),
+            LinkKind::Listen(_) | LinkKind::Connect(_) | LinkKind::Sriov { .. } => None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod macvtap;
 mod packet;
 mod tap;
 mod watch;
+mod xdp;
 
 use std::io;
 use std::thread;
@@ -36,7 +37,7 @@ fn link(spec: &Spec) -> (Link, Option<super::Created>) {
         created,
         queues,
     } = open(spec).unwrap();
-    (Link::new(facts, queues), created)
+    (Link::new(facts, queues).unwrap(), created)
 }
 
 fn refusal(spec: &Spec) -> LinkError {
@@ -63,7 +64,9 @@ fn send_on(queue: &LinkQueue, vnet: VnetHeader, frame: &[u8]) -> io::Result<()> 
         rest_skip: 0,
         rest_len: 0,
     };
-    queue.send(&whole)
+    queue.send(&whole)?;
+    assert_eq!(queue.flush(), 0, "frames in line were lost");
+    Ok(())
 }
 
 /// The frames of these tests that arrive until `count` are there or nothing comes for a while;

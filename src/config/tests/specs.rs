@@ -1,7 +1,7 @@
 //! The devices that a configuration needs.
 
 use super::{mac, valid};
-use crate::uplink::{HandedSpec, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec};
+use crate::uplink::{HandedSpec, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec};
 
 #[test]
 fn each_device_is_wanted_once_and_as_written() {
@@ -38,6 +38,13 @@ fn each_device_is_wanted_once_and_as_written() {
         relay = "red"
         macvtap = { parent = "eth3", mode = "vepa" }
         mtu = 1400
+        [[relay]]
+        name = "green"
+        [[uplink]]
+        name = "up2"
+        relay = "green"
+        af_xdp = { dev = "eth4", queues = 2 }
+        take_parent = true
         "#,
     );
     let expected = [
@@ -83,6 +90,14 @@ fn each_device_is_wanted_once_and_as_written() {
                 mac: Some(mac("52:54:00:00:00:01").octets()),
                 mtu: Some(1400),
                 take_parent: false,
+            }),
+        ),
+        (
+            "up2",
+            Spec::Xdp(XdpSpec {
+                device: "eth4".into(),
+                queues: 2,
+                take_parent: true,
             }),
         ),
     ];

@@ -58,8 +58,10 @@ pub struct Device {
     pub mtu: u32,
     /// Its address.
     pub mac: [u8; 6],
-    /// The number of the device below.
+    /// The number of the device below; for a pair, that of the other one.
     pub lower: Option<u32>,
+    /// That one is in another network namespace.
+    pub lower_elsewhere: bool,
     /// How a MACVTAP device shares the device below.
     pub macvtap: Option<MacvtapMode>,
     /// What is known of a TUN or TAP device.
@@ -96,6 +98,7 @@ impl Device {
             match attribute {
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
                 LinkAttribute::Link(lower) => device.lower = Some(lower),
+                LinkAttribute::LinkNetNsId(_) => device.lower_elsewhere = true,
                 LinkAttribute::Address(address) => {
                     device.mac = address.try_into().unwrap_or_default();
                 }
