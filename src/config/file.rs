@@ -88,6 +88,7 @@ pub struct PortTable {
     pub default_pcp: Word<i64>,
     pub join: Words<JoinItem>,
     pub multicast_router: Word<bool>,
+    pub standby: Word<bool>,
 }
 
 /// `tap = { … }`

@@ -55,8 +55,9 @@ impl Wanted {
     fn keeps(&self, now: &Wanted) -> bool {
         self.plug == now.plug
             && self.settings.role == now.settings.role
-            // The guest was told its MTU.
+            // The guest was told its MTU, and that it is a standby.
             && self.settings.mtu == now.settings.mtu
+            && self.settings.standby == now.settings.standby
     }
 }
 
@@ -306,6 +307,7 @@ impl Daemon {
             policy: DevicePolicy {
                 queue_pairs,
                 mtu: wanted.settings.mtu,
+                standby: wanted.settings.standby,
             },
             events: self.events.clone(),
             barrier: self.pool.barrier(),
