@@ -11,15 +11,12 @@ use evb::daemon;
 use evb::privileged::{self, Privileged};
 use evb::uplink::Spec;
 
-/// Exit code for what goes wrong while running.
-const EXIT_RUNTIME: u8 = 1;
-
 fn main() -> ExitCode {
     // The daemon starts this very program again as its helper, before there are threads.
     if std::env::args_os().nth(1).as_deref() == Some(privileged::SUBCOMMAND.as_ref()) {
         return match privileged::serve() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(EXIT_RUNTIME, &format!("privileged helper: {error}")),
+            Err(error) => fail(cli::EXIT_RUNTIME, &format!("privileged helper: {error}")),
         };
     }
     let cli = Cli::parse();
@@ -29,13 +26,14 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Client(client) => client.run(),
+        Command::Sriov(sriov) => sriov.run(),
         Command::Check(check) => match read(|| Config::load(&check.config)) {
             Ok(_) => ExitCode::SUCCESS,
             Err(code) => code,
         },
         Command::Run(run) => {
             if let Err(error) = cli::logging::init(level) {
-                return fail(EXIT_RUNTIME, &format!("cannot log: {error}"));
+                return fail(cli::EXIT_RUNTIME, &format!("cannot log: {error}"));
             }
             serve(run)
         }
@@ -70,7 +68,7 @@ fn serve(run: Run) -> ExitCode {
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EXIT_RUNTIME, &error),
+        Err(error) => fail(cli::EXIT_RUNTIME, &error),
     }
 }
 

@@ -92,7 +92,7 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
             LinkKind::Macvtap { .. } => return Err(unavailable(name, "a MACVTAP device")),
             LinkKind::AfPacket { .. } => return Err(unavailable(name, "a packet socket")),
             LinkKind::AfXdp { .. } => return Err(unavailable(name, "an AF_XDP socket")),
-            LinkKind::Sriov { .. } => return Err(unavailable(name, "a virtual function")),
+            LinkKind::Sriov(_) => return Err(unavailable(name, "a virtual function")),
         };
         let (relay, settings) = (uplink.relay.clone(), uplink.settings.clone());
         all.insert(

@@ -44,8 +44,8 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
         }
         let device = client.add_macvtap(spec, parent.ifindex).await?;
         let mut created = Created {
-            ifindex: device.ifindex,
-            parent_mtu: None,
+            device: Some(device.ifindex),
+            ..Created::default()
         };
         let opened = match raise_parent(client, spec, &parent).await {
             Ok(before) => {

@@ -22,6 +22,7 @@ pub mod netlink;
 mod packet;
 mod peer;
 mod spec;
+pub mod sriov;
 mod tap;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -61,5 +62,6 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
+        Spec::Sriov(spec) => sriov::open(spec),
     }
 }

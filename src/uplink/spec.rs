@@ -2,11 +2,14 @@
 //! that opens devices and the one that uses them.
 
 use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::LinkError;
 use super::netlink;
+use super::sriov::SriovSpec;
 use crate::frame::offloads::Offloads;
 use crate::sys::tun;
 
@@ -22,6 +25,8 @@ pub enum Spec {
     Macvtap(MacvtapSpec),
     /// A packet socket.
     Packet(PacketSpec),
+    /// A virtual function of a NIC, and one of the above over it.
+    Sriov(SriovSpec),
 }
 
 /// A TAP device: made where none has the name, and gone with its last descriptor; a persistent one of
@@ -130,12 +135,35 @@ impl Facts {
 }
 
 /// What [`open`](super::open) has changed and what does not end with the descriptors.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Created {
     /// Number of the device that was made.
-    pub(super) ifindex: u32,
+    pub(super) device: Option<u32>,
     /// A parent's number, and the MTU that it had before.
     pub(super) parent_mtu: Option<(u32, u16)>,
+    /// The virtual function below.
+    pub(super) function: Option<HeldFunction>,
+}
+
+/// A virtual function that is in use.
+#[derive(Debug, Clone)]
+pub(super) struct HeldFunction {
+    /// Tells others that it is, until the last copy goes.
+    _lock: Arc<File>,
+    /// Number of its network device.
+    ifindex: u32,
+    /// Addresses of stations that its network device was told to receive for.
+    pub addresses: Vec<[u8; 6]>,
+}
+
+impl HeldFunction {
+    pub(super) fn new(lock: File, ifindex: u32) -> Self {
+        Self {
+            _lock: Arc::new(lock),
+            ifindex,
+            addresses: vec![],
+        }
+    }
 }
 
 impl Created {
@@ -149,11 +177,18 @@ impl Created {
     }
 
     pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
-        client.remove(self.ifindex).await?;
-        match self.parent_mtu {
-            Some((parent, mtu)) => client.set_mtu(parent, mtu).await,
-            None => Ok(()),
+        if let Some(device) = self.device {
+            client.remove(device).await?;
         }
+        if let Some((parent, mtu)) = self.parent_mtu {
+            client.set_mtu(parent, mtu).await?;
+        }
+        if let Some(function) = &self.function {
+            for mac in &function.addresses {
+                client.remove_address(function.ifindex, *mac).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -175,6 +210,7 @@ impl Spec {
             Spec::Tap(spec) => (&spec.name, None),
             Spec::Macvtap(spec) => (&spec.name, Some(&spec.parent)),
             Spec::Packet(spec) => (&spec.device, None),
+            Spec::Sriov(spec) => (&spec.pf, spec.made()),
         };
         std::iter::once(device).chain(parent).map(String::as_str)
     }
@@ -185,6 +221,7 @@ impl Spec {
             Spec::Tap(spec) => &spec.name,
             Spec::Macvtap(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
+            Spec::Sriov(spec) => &spec.pf,
         }
     }
 
@@ -198,6 +235,7 @@ impl Spec {
             Spec::Tap(spec) => spec.queues,
             Spec::Macvtap(spec) => spec.queues,
             Spec::Packet(spec) => spec.queues,
+            Spec::Sriov(spec) => spec.queues,
         };
         if (1..=MAX_QUEUES).contains(&queues) {
             Ok(())
@@ -208,7 +246,7 @@ impl Spec {
 }
 
 /// Whether a device can have the name. The kernel would take a `%` for a number of its choice.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= tun::NAME_MAX
         && name != "."

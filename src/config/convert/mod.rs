@@ -14,6 +14,7 @@ mod patch;
 mod port;
 mod relay;
 mod settings;
+mod sriov;
 mod uplink;
 mod vlan;
 pub(super) mod words;

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{mac, valid, vid, vids};
-use crate::config::{Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Tap, Via};
+use crate::config::{Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Sriov, Tap, Via};
 use crate::relay::{MacPolicy, Mode, PortConfig, Role, VlanConfig};
+use crate::uplink::sriov::FunctionSettings;
 
 #[test]
 fn kinds_of_uplink() {
@@ -26,10 +27,14 @@ fn kinds_of_uplink() {
         parent: eth1(),
         mode,
     };
-    let sriov = |via| LinkKind::Sriov {
-        pf: eth1(),
-        vf: 3,
-        via,
+    let sriov = |via| {
+        LinkKind::Sriov(Sriov {
+            pf: eth1(),
+            vf: 3,
+            via,
+            create: None,
+            settings: FunctionSettings::default(),
+        })
     };
     let table = [
         (
@@ -84,6 +89,26 @@ fn kinds_of_uplink() {
         (
             r#"sriov = { pf = "eth1", vf = 3, via = "af_xdp" }"#,
             plain(sriov(Via::AfXdp), 1),
+        ),
+        (
+            "sriov = { pf = \"eth1\", vf = 0, create = 4, mac = \"52:54:00:00:00:09\", vlan = 7, \
+             trust = true, spoofchk = false, rate = 100 }",
+            plain(
+                LinkKind::Sriov(Sriov {
+                    pf: eth1(),
+                    vf: 0,
+                    via: Via::Macvtap,
+                    create: Some(4),
+                    settings: FunctionSettings {
+                        mac: Some([0x52, 0x54, 0, 0, 0, 9]),
+                        vlan: Some(7),
+                        spoofchk: Some(false),
+                        trust: Some(true),
+                        rate: Some(100),
+                    },
+                }),
+                1,
+            ),
         ),
     ];
     for (words, expected) in table {

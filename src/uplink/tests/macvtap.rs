@@ -256,7 +256,7 @@ fn one_that_is_there_is_taken_where_that_is_wanted_and_stays() {
             ..spec(mode)
         };
         let (link, created) = link(&Spec::Macvtap(adopt(MacvtapMode::Vepa)));
-        assert_eq!(created, None);
+        assert!(created.is_none());
         all_kinds_arrive(&link, &wire("vb"), false);
         drop(link);
         assert!(exists("evb-up0"));

@@ -29,7 +29,7 @@ fn a_device_is_made_as_told_and_gone_with_its_descriptor() {
             ..spec("evb0")
         };
         let (link, created) = link(&Spec::Tap(wanted));
-        assert_eq!(created, None);
+        assert!(created.is_none());
         assert_eq!(link.kind(), Kind::Tap);
         assert_eq!(link.name(), "evb0");
         assert_eq!(link.mac(), mac.into());
