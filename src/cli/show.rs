@@ -255,7 +255,11 @@ pub(super) fn functions(out: &mut impl Write, list: &[PhysicalFunction]) -> io::
                 text(&vf.driver),
                 text(&vf.device),
                 optional(vf.iommu_group),
-                optional(vf.state.map(|state| Mac::new(state.mac))),
+                optional(
+                    vf.state
+                        .map(|state| Mac::new(state.mac))
+                        .filter(|mac| !mac.is_zero()),
+                ),
                 optional(vf.state.map(|state| state.vlan)),
                 on(|state| state.spoofchk),
                 on(|state| state.trust),

@@ -28,7 +28,7 @@ pub enum Sriov {
         /// The function
         #[command(flatten)]
         function: Function,
-        /// Set its address first
+        /// Set its address, too
         #[arg(long, value_name = "MAC")]
         mac: Option<Mac>,
     },
@@ -77,7 +77,7 @@ pub enum Vmm {
 pub enum SriovCommandError {
     /// Something about a NIC.
     #[error(transparent)]
-    Link(#[from] LinkError),
+    Nic(#[from] LinkError),
     /// Something about a function that changes hands.
     #[error(transparent)]
     Handover(#[from] HandoverError),
@@ -107,7 +107,7 @@ pub enum SriovCommandError {
 
 impl From<SriovError> for SriovCommandError {
     fn from(error: SriovError) -> Self {
-        Self::Link(error.into())
+        Self::Nic(error.into())
     }
 }
 
@@ -151,11 +151,8 @@ impl Sriov {
                 }
             }
             Sriov::Bind { function, mac } => {
-                let (pf, vf) = function.find(host)?;
-                if let Some(mac) = mac {
-                    sriov::set_mac(host, &pf, vf.number, mac.octets())?;
-                }
-                sriov::bind(host, &vf.address)?;
+                let (_, vf) = function.find(host)?;
+                sriov::bind(host, &vf.address, mac.map(Mac::octets))?;
                 writeln!(out, "{}: {}", vf.address, sriov::VFIO)?;
             }
             Sriov::Unbind { function } => {

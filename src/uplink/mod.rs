@@ -35,7 +35,7 @@ pub use error::{LinkError, Occupied};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec,
+    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec, TapSpec,
     macvtap_name,
 };
 

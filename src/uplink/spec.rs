@@ -2,14 +2,12 @@
 //! that opens devices and the one that uses them.
 
 use std::fmt;
-use std::fs::File;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::LinkError;
 use super::netlink;
-use super::sriov::SriovSpec;
+use super::sriov::{HeldFunction, SriovSpec};
 use crate::frame::offloads::Offloads;
 use crate::sys::tun;
 
@@ -135,60 +133,49 @@ impl Facts {
 }
 
 /// What [`open`](super::open) has changed and what does not end with the descriptors.
-#[derive(Debug, Clone, Default)]
-pub struct Created {
-    /// Number of the device that was made.
-    pub(super) device: Option<u32>,
-    /// A parent's number, and the MTU that it had before.
-    pub(super) parent_mtu: Option<(u32, u16)>,
-    /// The virtual function below.
-    pub(super) function: Option<HeldFunction>,
-}
-
-/// A virtual function that is in use.
-#[derive(Debug, Clone)]
-pub(super) struct HeldFunction {
-    /// Tells others that it is, until the last copy goes.
-    _lock: Arc<File>,
-    /// Number of its network device.
-    ifindex: u32,
-    /// Addresses of stations that its network device was told to receive for.
-    pub addresses: Vec<[u8; 6]>,
-}
-
-impl HeldFunction {
-    pub(super) fn new(lock: File, ifindex: u32) -> Self {
-        Self {
-            _lock: Arc::new(lock),
-            ifindex,
-            addresses: vec![],
-        }
-    }
+#[derive(Debug)]
+pub enum Created {
+    /// A device that was made.
+    Device(Made),
+    /// A virtual function in use, and what was made over it.
+    Function(HeldFunction, Option<Box<Created>>),
 }
 
 impl Created {
-    /// Removes the device. It is no error if somebody else has done so.
+    /// Undoes it. It is no error if somebody else has done so.
     ///
     /// # Errors
     ///
     /// Why not.
     pub fn remove(&self) -> Result<(), LinkError> {
-        netlink::with_client(async |client| self.undo(client).await)
-    }
-
-    pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
-        if let Some(device) = self.device {
-            client.remove(device).await?;
-        }
-        if let Some((parent, mtu)) = self.parent_mtu {
-            client.set_mtu(parent, mtu).await?;
-        }
-        if let Some(function) = &self.function {
-            for mac in &function.addresses {
-                client.remove_address(function.ifindex, *mac).await?;
+        match self {
+            Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
+            Self::Function(held, over) => {
+                if let Some(over) = over {
+                    over.remove()?;
+                }
+                held.let_go()
             }
         }
-        Ok(())
+    }
+}
+
+/// A device that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its number.
+    pub(super) ifindex: u32,
+    /// A parent's number, and the MTU that it had before.
+    pub(super) parent_mtu: Option<(u32, u16)>,
+}
+
+impl Made {
+    pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
+        client.remove(self.ifindex).await?;
+        match self.parent_mtu {
+            Some((parent, mtu)) => client.set_mtu(parent, mtu).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ fn a_list_for_people() {
     let expected = "\
 NIC    VF  ADDRESS       DRIVER    DEVICE  GROUP  MAC                VLAN  SPOOFCHK  TRUST  RATE
 eth1  2/7  0000:01:00.0  igb       eth1
-eth1    0  0000:01:10.0  igbvf     eth1v0     20  00:00:00:00:00:00     0  on        off       0
+eth1    0  0000:01:10.0  igbvf     eth1v0     20  -                     0  on        off       0
 eth1    1  0000:01:10.1  vfio-pci  -          21  52:54:00:00:00:01     0  on        off       0
 ";
     assert_eq!(run(&machine, "list").unwrap(), expected);

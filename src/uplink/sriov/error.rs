@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::handover::VFIO;
 use super::spec::Setting;
+use crate::uplink::error::LinkError;
 
 /// Why a virtual function cannot be used. The text ends with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -182,6 +183,12 @@ pub enum SriovError {
     },
 }
 
+impl From<SriovError> for HandoverError {
+    fn from(error: SriovError) -> Self {
+        Self::Link(error.into())
+    }
+}
+
 impl SriovError {
     /// The system refused to `call` a file.
     pub(super) fn file(call: &str, file: &Path, error: &io::Error) -> Self {
@@ -249,9 +256,9 @@ pub enum HandoverError {
         /// The function.
         address: Address,
     },
-    /// Something about its files.
+    /// Something about its files, or its NIC.
     #[error(transparent)]
-    Sriov(#[from] SriovError),
+    Link(#[from] LinkError),
 }
 
 /// The number of an error; those that the standard library made have none.

@@ -3,22 +3,31 @@
 use super::address::Address;
 use super::error::{HandoverError, SriovError};
 use super::host::{Host, lock};
+use super::settings;
+use super::spec::FunctionSettings;
+use super::sysfs::{PhysicalFunction, VirtualFunction};
 
 /// The driver that hands functions to virtual machines.
 pub const VFIO: &str = "vfio-pci";
 
-/// Gives a virtual function to vfio-pci, so that a virtual machine can have it. It is no error if it is
-/// there already.
+/// Gives a virtual function to vfio-pci, so that a virtual machine can have it, with the address `mac` if
+/// there is one. It is no error if it is there already; then the virtual machine gets the address when
+/// its driver starts.
 ///
 /// # Errors
 ///
 /// What stands against it, and what helps; the function then has the driver that it had.
-pub fn bind(host: &impl Host, address: &Address) -> Result<(), HandoverError> {
+pub fn bind(
+    host: &impl Host,
+    address: &Address,
+    mac: Option<[u8; 6]>,
+) -> Result<(), HandoverError> {
     let sysfs = host.sysfs();
-    let Some((_, function)) = sysfs.virtual_function(address)? else {
+    let Some((pf, function)) = sysfs.virtual_function(address)? else {
         return Err(not_virtual(address));
     };
     if function.driver.as_deref() == Some(VFIO) {
+        set_mac(host, &pf, &function, mac)?;
         return Ok(());
     }
     if function.iommu_group.is_none() {
@@ -35,7 +44,7 @@ pub fn bind(host: &impl Host, address: &Address) -> Result<(), HandoverError> {
             address: address.clone(),
         });
     };
-    if let Some(device) = function.device
+    if let Some(device) = function.device.clone()
         && sysfs.is_up(&device)?
     {
         return Err(HandoverError::Up {
@@ -43,6 +52,7 @@ pub fn bind(host: &impl Host, address: &Address) -> Result<(), HandoverError> {
             device,
         });
     }
+    set_mac(host, &pf, &function, mac)?;
     let bound = change_driver(host, address, VFIO, function.driver.is_some())
         .map_err(HandoverError::from)
         .and_then(|()| {
@@ -91,6 +101,22 @@ pub fn unbind(host: &impl Host, address: &Address) -> Result<Option<String>, Han
     }
     change_driver(host, address, "", true)?;
     Ok(sysfs.driver(address))
+}
+
+fn set_mac(
+    host: &impl Host,
+    pf: &PhysicalFunction,
+    function: &VirtualFunction,
+    mac: Option<[u8; 6]>,
+) -> Result<(), HandoverError> {
+    if mac.is_some() {
+        let wanted = FunctionSettings {
+            mac,
+            ..FunctionSettings::default()
+        };
+        settings::apply(host, pf, function.number, &wanted)?;
+    }
+    Ok(())
 }
 
 /// Lets go of the driver that has a function, if one has it, and has the bus find `driver` for it, or

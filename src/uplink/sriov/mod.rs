@@ -15,6 +15,7 @@
 mod address;
 mod error;
 mod handover;
+mod held;
 mod host;
 mod prepare;
 mod settings;
@@ -28,6 +29,7 @@ mod tests;
 pub use address::Address;
 pub use error::{HandoverError, SriovError};
 pub use handover::{VFIO, bind, unbind};
+pub use held::HeldFunction;
 pub use host::{Host, Linux};
 pub use spec::{FunctionSettings, FunctionState, Serves, Setting, SriovSpec, Via};
 pub use sysfs::{PhysicalFunction, Sysfs, VirtualFunction};
@@ -44,43 +46,20 @@ use super::{Created, Opened};
 /// Why not, and what helps. Settings that the NIC has taken by then stay, as they do at the end.
 pub(super) fn open(spec: &SriovSpec) -> Result<Opened, LinkError> {
     let Ready { device, held } = prepare::prepare(&Linux::default(), spec)?;
-    let held = Created {
-        function: Some(held),
-        ..Created::default()
-    };
     match super::open(&spec.link(&device)) {
-        Ok(mut opened) => {
-            let created = opened.created.take().unwrap_or_default();
-            opened.created = Some(Created {
-                function: held.function,
-                ..created
-            });
-            Ok(opened)
+        Ok(opened) => {
+            let over = opened.created.map(Box::new);
+            Ok(Opened {
+                created: Some(Created::Function(held, over)),
+                ..opened
+            })
         }
         Err(error) => {
             // The first error is the one to tell.
-            if let Err(error) = held.remove() {
+            if let Err(error) = held.let_go() {
                 log::warn!("{device} keeps addresses of stations: {error}");
             }
             Err(error)
         }
     }
-}
-
-/// Sets the address that a virtual function has for its user, through the physical function `pf`.
-///
-/// # Errors
-///
-/// What the NIC's driver refused, and what helps.
-pub fn set_mac(
-    host: &impl Host,
-    pf: &PhysicalFunction,
-    vf: u16,
-    mac: [u8; 6],
-) -> Result<(), LinkError> {
-    let wanted = FunctionSettings {
-        mac: Some(mac),
-        ..FunctionSettings::default()
-    };
-    settings::apply(host, pf, vf, &wanted).map(drop)
 }

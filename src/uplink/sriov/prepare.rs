@@ -2,16 +2,15 @@
 
 use std::fs::File;
 
-use super::error::SriovError;
-use super::error::errno_of;
+use super::error::{SriovError, errno_of};
 use super::handover::VFIO;
+use super::held::HeldFunction;
 use super::host::{Host, lock};
 use super::settings;
 use super::spec::{FunctionSettings, SriovSpec, Via};
 use super::sysfs::{PhysicalFunction, VirtualFunction};
 use crate::uplink::error::LinkError;
 use crate::uplink::netlink::{Device, Settings};
-use crate::uplink::spec::HeldFunction;
 
 /// How many times a device that a driver is making is looked for.
 const PATIENCE: u32 = 100;
@@ -146,12 +145,9 @@ fn align(
     if host.change(&device, &name, settings).is_err() {
         let sysfs = host.sysfs();
         let driver = sysfs.directory(&vf.address).join("driver");
-        for (file, call) in [
-            (driver.join("unbind"), "writing"),
-            (sysfs.bus().join("drivers_probe"), "writing"),
-        ] {
+        for file in [driver.join("unbind"), sysfs.bus().join("drivers_probe")] {
             host.write(&file, vf.address.as_ref())
-                .map_err(|error| SriovError::file(call, &file, &error))?;
+                .map_err(|error| SriovError::file("writing", &file, &error))?;
         }
         return device_of(host, spec, vf);
     }

@@ -431,7 +431,7 @@ fn a_function_has_one_user() {
         refusal(&machine, &spec()),
         "VF 1 of eth1 is in use by another evb; stop that one, or choose another `vf`"
     );
-    let busy = bind(&machine, &address(1)).unwrap_err();
+    let busy = bind(&machine, &address(1), None).unwrap_err();
     assert!(matches!(busy, HandoverError::InUse { .. }), "{busy}");
     drop(first);
     prepare(&machine, &spec()).unwrap();
@@ -469,7 +469,7 @@ fn a_function_that_has_no_device_here_is_refused() {
     let machine = Machine::with_functions(2);
     fs::remove_dir_all(machine.path("bus/pci/devices/0000:01:10.1/net")).unwrap();
     assert!(refusal(&machine, &spec()).contains("though igbvf drives it; move the device here"));
-    bind(&machine, &address(1)).unwrap();
+    bind(&machine, &address(1), None).unwrap();
     assert_eq!(
         refusal(&machine, &spec()),
         "VF 1 of eth1 is bound to vfio-pci, for a virtual machine; take it back with `evb sriov unbind eth1 1`, \
@@ -489,7 +489,7 @@ fn a_function_that_has_no_device_here_is_refused() {
 #[test]
 fn a_function_is_handed_over_and_taken_back() {
     let machine = Machine::with_functions(2);
-    bind(&machine, &address(1)).unwrap();
+    bind(&machine, &address(1), None).unwrap();
     let expected = [
         "devices/0000:01:10.1/driver_override < vfio-pci",
         "devices/0000:01:10.1/driver/unbind < 0000:01:10.1",
@@ -497,7 +497,7 @@ fn a_function_is_handed_over_and_taken_back() {
     ];
     assert_eq!(machine.asked(), expected);
     assert_eq!(machine.driver_of("0000:01:10.1").as_deref(), Some(VFIO));
-    bind(&machine, &address(1)).unwrap();
+    bind(&machine, &address(1), None).unwrap();
     assert!(machine.asked().is_empty());
 
     let driver = unbind(&machine, &address(1)).unwrap();
@@ -524,7 +524,7 @@ fn what_cannot_be_handed_over_keeps_its_driver() {
     let after = |prepare: &dyn Fn(&Machine)| {
         let machine = Machine::with_functions(2);
         prepare(&machine);
-        let error = bind(&machine, &address(1)).unwrap_err();
+        let error = bind(&machine, &address(1), Some(OTHER)).unwrap_err();
         let driver = machine.driver_of("0000:01:10.1");
         assert_eq!(driver.as_deref(), Some("igbvf"), "{error}");
         error.to_string()
@@ -547,6 +547,13 @@ fn what_cannot_be_handed_over_keeps_its_driver() {
         text,
         "0000:01:10.1 is the host's eth1v1, which is up; run `ip link set dev eth1v1 down` if nobody needs it, \
          or choose another"
+    );
+    let text = after(&|machine| {
+        machine.inner.borrow_mut().refused = vec![("mac", libc::EINVAL)];
+    });
+    assert!(
+        text.ends_with("; choose another unicast address for `mac`"),
+        "{text}"
     );
     let text = after(&|machine| {
         machine.inner.borrow_mut().refused = vec![("driver_override", libc::EACCES)];
@@ -580,13 +587,13 @@ fn what_is_not_handed_over_is_not_taken_back() {
     for wrong in [PF, "0000:07:00.0"] {
         let wrong = wrong.parse().unwrap();
         for error in [
-            bind(&machine, &wrong).unwrap_err(),
+            bind(&machine, &wrong, None).unwrap_err(),
             unbind(&machine, &wrong).unwrap_err(),
         ] {
             assert!(matches!(error, HandoverError::NotVirtual { .. }), "{error}");
         }
     }
-    bind(&machine, &address(1)).unwrap();
+    bind(&machine, &address(1), None).unwrap();
     machine.inner.borrow_mut().used_group = Some(21);
     let text = unbind(&machine, &address(1)).unwrap_err().to_string();
     assert_eq!(
@@ -620,14 +627,14 @@ fn files_may_hold_anything() {
                 "{file}: {error}"
             );
             assert!(prepare(&machine, &spec()).is_err());
-            assert!(bind(&machine, &address(1)).is_err());
+            assert!(bind(&machine, &address(1), None).is_err());
         }
     }
     for content in contents {
         let machine = Machine::with_functions(2);
         machine.file("class/net/eth1v1/flags", content);
         // A 7 is a number of flags all right.
-        assert!(bind(&machine, &address(1)).is_err(), "{content:?}");
+        assert!(bind(&machine, &address(1), None).is_err(), "{content:?}");
     }
     let links = [
         format!("{pf}/virtfn1"),
@@ -651,7 +658,7 @@ fn files_may_hold_anything() {
             // Whatever comes of it: nothing outside the machine is touched, and nothing panics.
             let _ = machine.sysfs().physical_functions();
             let _ = prepare(&machine, &spec());
-            let _ = bind(&machine, &address(1));
+            let _ = bind(&machine, &address(1), None);
             let _ = unbind(&machine, &address(1));
         }
     }
