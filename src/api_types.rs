@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
-use crate::stats::{DropReason, Totals};
+use crate::stats::{DropReason, Totals, VlanTotals};
 
 /// `GET /v1/version`: who answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,40 @@ pub struct RelayStatus {
     pub fdb_entries: u64,
     /// Entries that its FDB may have.
     pub fdb_limit: u64,
+    /// VLANs in which anything was counted, by VID.
+    #[serde(default)]
+    pub vlans: Vec<VlanStatus>,
+}
+
+/// One VLAN of a relay: what was counted in it, over all ports and workers, since the relay exists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VlanStatus {
+    /// Its VID; none in a flat relay, and for frames that were dropped before they had one.
+    pub vid: Option<u16>,
+    /// Frames that ports sent in it.
+    pub in_frames: u64,
+    /// Bytes of these, as they were received.
+    pub in_bytes: u64,
+    /// Copies that were delivered to ports.
+    pub out_frames: u64,
+    /// Bytes of these, as they were delivered.
+    pub out_bytes: u64,
+    /// Frames, and copies, that were dropped; the counters of the ports have the reasons.
+    pub drops: u64,
+}
+
+impl VlanStatus {
+    /// What was counted under `vid`, where 0 stands for none.
+    pub fn new(vid: u16, totals: &VlanTotals) -> VlanStatus {
+        VlanStatus {
+            vid: (vid != 0).then_some(vid),
+            in_frames: totals.in_frames,
+            in_bytes: totals.in_bytes,
+            out_frames: totals.out_frames,
+            out_bytes: totals.out_bytes,
+            drops: totals.drops,
+        }
+    }
 }
 
 /// One local port or uplink.
@@ -159,6 +193,10 @@ pub struct Counters {
     pub calls: u64,
     /// Notifications received from the guest.
     pub kicks: u64,
+    /// Frames whose source could not be learned because of a limit, or because it moves too often;
+    /// where the uplink does not reflect they were forwarded all the same.
+    #[serde(default)]
+    pub unlearned: u64,
     /// Frames dropped on account of the port, by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }
@@ -181,6 +219,7 @@ impl From<&Totals> for Counters {
             rx_multicast: totals.rx_multicast,
             calls: totals.calls,
             kicks: totals.kicks,
+            unlearned: 0,
             drops,
         }
     }
@@ -439,6 +478,26 @@ mod tests {
         for (name, value) in totals.named() {
             assert_eq!(json[name], value, "{name}");
         }
+    }
+
+    #[test]
+    fn vlans_come_from_the_workers_and_older_daemons_have_none() {
+        let totals = VlanTotals {
+            in_frames: 1,
+            in_bytes: 64,
+            out_frames: 2,
+            out_bytes: 120,
+            drops: 3,
+        };
+        let json = serde_json::to_value(VlanStatus::new(10, &totals)).unwrap();
+        let expected = json!({
+            "vid": 10, "in_frames": 1, "in_bytes": 64, "out_frames": 2, "out_bytes": 120, "drops": 3,
+        });
+        assert_eq!(json, expected);
+        assert_eq!(VlanStatus::new(0, &totals).vid, None);
+        let older = json!({"name": "r", "ports": [], "fdb_entries": 0, "fdb_limit": 1});
+        let older: RelayStatus = serde_json::from_value(older).unwrap();
+        assert_eq!(older.vlans, []);
     }
 
     #[test]

@@ -116,6 +116,9 @@ fn a_flood_of_addresses_fills_only_the_share_of_its_port() {
     assert_eq!(net.addresses("flooder"), 8);
     assert_eq!(net.addresses("few"), 3);
     assert_eq!(net.evb.counter("flooder", "port_limit"), 0);
+    assert_eq!(net.evb.counter("flooder", "unlearned"), 192);
+    assert_eq!(net.evb.counter("few", "unlearned"), 198);
+    assert_eq!(net.evb.counter("c", "unlearned"), 0);
     // Those that came first stayed, and the neighbours' are untouched.
     net.flow("c", &frame(3, 1000), &["flooder"]);
     net.flow("c", &frame(3, 1007), &["flooder"]);

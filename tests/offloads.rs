@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::guest::MODERN;
+use support::guest::{MODERN, RING_PACKED};
 use support::packets::{CWR, ECN, FIN_PSH, Packet, TCPV4, TCPV6, UDP_L4, raw, read};
-use support::{BROADCAST, Frame, GuestOptions, Net, eth, mac};
+use support::{BROADCAST, Frame, GuestOptions, LIMIT, Net, eth, mac};
 
 const CSUM: u64 = 1;
 const GUEST_CSUM: u64 = 1 << 1;
@@ -39,7 +39,7 @@ fn agreed(port: &str) -> u64 {
 /// The sender at `s` has room for the largest frames.
 fn options(port: &str) -> GuestOptions {
     let mut options = GuestOptions::default().features(MODERN | HOST | agreed(port));
-    if port == "s" {
+    if ["s", "up"].contains(&port) {
         options.queue.size = 16;
         options.queue.buffers = 16;
         options.queue.buffer_len = 70_000;
@@ -179,6 +179,86 @@ fn the_largest_frame_crosses_in_one_piece() {
     assert_eq!(got[0].header[10..], 33_u16.to_le_bytes());
     let got = arrived(&mut net, "n");
     assert_segments("n", &got, &packet, 1448, &[]);
+    net.evb.stop();
+}
+
+#[test]
+fn a_receiver_with_few_buffers_gets_a_large_frame_in_portions() {
+    const BUFFERS: u16 = 8;
+    let ports = [
+        ("s", "access = 10"),
+        ("n", "access = 10"),
+        ("x", "access = 20"),
+        ("y", "access = 20"),
+    ];
+    let daemon = "[daemon]\nrx_wait_us = 1_000_000\n";
+    let config = support::net::relay("", &ports).replace("[daemon]\n", daemon);
+    for ring in [0, RING_PACKED] {
+        let mut net = Net::start_with(&config, |port| {
+            let mut options = options(port);
+            options.front_end.features |= ring;
+            if port == "n" {
+                options.queue.size = BUFFERS;
+                options.queue.buffers = BUFFERS;
+            }
+            options
+        });
+        let packet = Packet::new(false, false, 44 * 1448 + 1000).flags(FIN_PSH);
+        net.at("s")
+            .post(0, &packet.header(TCPV4, 1448), &packet.partial());
+        net.at("s").tx[0].kick().unwrap();
+        // The frame waits for its receiver, and nobody else does.
+        let other = eth(BROADCAST, mac(3)).bytes();
+        for _ in 0..20 {
+            net.at("x").send(&other);
+            net.at("y").expect_frame(&other);
+        }
+        assert!(!net.at("s").try_drain(0, Duration::ZERO));
+        let guest = net.at("n");
+        let got: Vec<_> = (0..45)
+            .map(|i| {
+                guest
+                    .recv_any(LIMIT)
+                    .unwrap_or_else(|| panic!("segment {i}"))
+            })
+            .collect();
+        assert_segments("n", &got, &packet, 1448, &[]);
+        net.at("s").drain(0);
+        assert!(net.captured().is_empty());
+        for port in ["s", "n", "x", "y"] {
+            assert_eq!(net.evb.counter(port, "ring_full"), 0, "{port}");
+        }
+        assert_eq!(net.evb.counter("n", "rx_frames"), 45);
+        net.evb.stop();
+    }
+}
+
+#[test]
+fn an_uplink_may_leave_its_checksums_complete() {
+    // As hardware does that puts segments together again.
+    let mut net = net(&[("s", ""), ("a", ""), ("n", ""), ("up", "")]);
+    for (packet, gso_type) in [
+        (Packet::new(false, false, 5000).flags(FIN_PSH), TCPV4),
+        (Packet::new(true, false, 5000), TCPV6),
+        (Packet::new(false, true, 5000), UDP_L4),
+    ] {
+        let header = raw(0, gso_type, [packet.header_len() as u16, 1400, 0, 0]);
+        net.at("up")
+            .send_with_header(0, &header, &packet.complete());
+        arrived(&mut net, "s");
+        let got = arrived(&mut net, "a");
+        assert_eq!(got.len(), 1);
+        assert_eq!(
+            fields(&got[0].header),
+            fields(&packet.header(gso_type, 1400))
+        );
+        assert!(got[0].bytes == packet.partial());
+        assert_segments("n", &arrived(&mut net, "n"), &packet, 1400, &[]);
+        // From a guest that is no uplink it is a mistake.
+        net.at("s").send_with_header(0, &header, &packet.complete());
+        assert!(net.captured().is_empty());
+    }
+    assert_eq!(net.evb.counter("s", "gso_without_checksum"), 3);
     net.evb.stop();
 }
 

@@ -81,6 +81,13 @@ fn a_trunk_carries_its_vlans_and_no_others() {
         1,
         "VID 30 does not enter r"
     );
+    // The link counts what crosses it, at both ends: two frames of each VLAN there and one back, and VID 30.
+    let crossed = |end, counter| net.evb.counter(end, counter);
+    assert_eq!(crossed("r-s.a", "rx_frames"), 4);
+    assert_eq!(crossed("r-s.b", "tx_frames"), 4);
+    assert_eq!(crossed("r-s.a", "tx_frames"), 3);
+    assert_eq!(crossed("r-s.b", "rx_frames"), 3);
+    assert!(crossed("r-s.a", "rx_bytes") > 4 * 80);
     net.evb.stop();
 }
 

@@ -421,6 +421,9 @@ fn a_port_reconnects_hundreds_of_times_as_server() {
     drop(b);
     evb.expect_fds(fds);
     evb.assert_alive();
+    // Of 1,200 messages at least.
+    let lines = evb.log().matches("port p1: ").count();
+    assert!((10..200).contains(&lines), "{lines} lines of log");
     evb.stop();
 }
 

@@ -61,6 +61,16 @@ fn a_file_with_mistakes_changes_nothing_and_is_told_about() {
         net.flow("a", &shout(1), &["b"]);
         net.flow("c", &shout(3), &[]);
     }
+    // Nor does what is no file at all.
+    let file = net.evb.path("evb.toml");
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    let (code, output) = net.reload_command();
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains("a pipe, not a file"), "{output}");
+    net.flow("a", &shout(1), &["b"]);
+    std::fs::remove_file(&file).unwrap();
     net.reload(&good.replace("access = 20", "access = 10"));
     net.flow("a", &shout(1), &["b", "c"]);
     for port in ["a", "b", "c"] {

@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use evb::vhost_user::front_end::{LOG_ALL, Order, RingSetup};
 use evb::virtqueue::driver::{QueueOptions, RegionSpec};
 use support::evb::{bridge_config, raise_descriptor_limit};
 use support::guest::{EVENT_IDX, IN_ORDER, MODERN};
-use support::{BROADCAST, DirtyLog, Evb, Guest, GuestOptions, eth, eventually, mac};
+use support::{BROADCAST, DirtyLog, Eth, Evb, Guest, GuestOptions, LIMIT, eth, eventually, mac};
 
 /// A guest that costs little.
 fn small() -> GuestOptions {
@@ -61,6 +62,167 @@ fn two_hundred_and_fifty_six_ports_at_once() {
     }
     evb.assert_alive();
     assert_eq!(evb.fds(), fds);
+    evb.stop();
+}
+
+/// Frames of each flow in [`flows_keep_their_order_over_several_workers`].
+const LENGTH: u32 = 400;
+
+/// Sends flows to all other guests on both queues, receiving meanwhile, and waits until the daemon is done
+/// with them. What arrived, in its order: by sender and queue, the numbers of the frames.
+fn talk(guest: &mut Guest, me: u8, guests: u8, got: &mut Vec<(u8, u8, u32)>) {
+    for number in 0..LENGTH {
+        for to in (0..guests).filter(|to| *to != me) {
+            for queue in 0..2 {
+                let data = [&[me, queue][..], &number.to_be_bytes()].concat();
+                let frame = eth(mac(to.into()), mac(me.into()));
+                let frame = frame.udp([10, 0, me, queue], [10, 0, to, 0], &data);
+                guest.send_burst(queue.into(), [&frame.bytes()[..]]);
+            }
+        }
+        while let Some(frame) = guest.recv_any(Duration::ZERO) {
+            got.push(read(&frame.bytes));
+        }
+    }
+    guest.drain(0);
+    guest.drain(1);
+}
+
+fn read(frame: &[u8]) -> (u8, u8, u32) {
+    let data: [u8; 6] = frame[42..48].try_into().unwrap();
+    let number = u32::from_be_bytes(data[2..].try_into().unwrap());
+    (data[0], data[1], number)
+}
+
+#[test]
+fn flows_keep_their_order_over_several_workers() {
+    const GUESTS: u8 = 4;
+    let config = bridge_config(GUESTS.into(), "queues = 2\n");
+    let evb = Evb::start(&config.replace("[daemon]\n", "[daemon]\nworkers = 2\n"));
+    let options = GuestOptions::default().pairs(2);
+    let mut guests: Vec<Guest> = (0..GUESTS)
+        .map(|i| evb.guest_with(&format!("p{i}"), i.into(), options.clone()))
+        .collect();
+    // Everybody is known before the flows begin.
+    for from in 0..guests.len() {
+        let hello = eth(BROADCAST, guests[from].mac).bytes();
+        guests[from].send(&hello);
+        for to in (0..guests.len()).filter(|to| *to != from) {
+            guests[to].expect_frame(&hello);
+        }
+    }
+    let mut all: Vec<Vec<_>> = vec![Vec::new(); guests.len()];
+    std::thread::scope(|scope| {
+        for ((me, guest), got) in (0..).zip(&mut guests).zip(&mut all) {
+            scope.spawn(move || talk(guest, me, GUESTS, got));
+        }
+    });
+    // All drops are counted by now; the last copies may be a moment late behind those of another worker.
+    for (me, (guest, got)) in guests.iter_mut().zip(&mut all).enumerate() {
+        let port = format!("p{me}");
+        let status = evb.status();
+        let drops = status["ports"][me]["counters"]["drops"]
+            .as_object()
+            .unwrap();
+        // The greetings have a zero source.
+        let others = drops
+            .keys()
+            .find(|name| !["ring_full", "zero_source"].contains(&name.as_str()));
+        assert_eq!(others, None, "{port}");
+        let dropped = evb.counter(&port, "ring_full");
+        let sent = 2 * u64::from(GUESTS - 1) * u64::from(LENGTH);
+        while (got.len() as u64) < sent - dropped {
+            let frame = guest.recv_any(LIMIT);
+            got.push(read(
+                &frame.expect("a frame is lost that was not counted").bytes,
+            ));
+        }
+        assert_eq!(got.len() as u64, sent - dropped, "{port}");
+        let mut last = HashMap::new();
+        for (from, queue, number) in got {
+            let before = last.insert((*from, *queue), *number);
+            assert!(
+                before.is_none_or(|before| before < *number),
+                "{port} from {from}"
+            );
+        }
+        assert!(guest.recv_any(Duration::ZERO).is_none());
+    }
+    evb.stop();
+}
+
+/// In a VLAN, from an address that is one of a million.
+fn resident(number: u32, to: [u8; 6]) -> Eth {
+    let [a, b, c, d] = number.to_be_bytes();
+    eth(to, [0x02, 0, a, b, c, d]).vlan(1 + (number % 4094) as u16)
+}
+
+#[test]
+fn many_addresses_in_all_vlans_of_a_thousand_ports() {
+    a_thousand_ports(1 << 16);
+}
+
+#[test]
+#[ignore = "half a minute without optimization"]
+fn a_million_addresses_in_all_vlans_of_a_thousand_ports() {
+    a_thousand_ports(1 << 20);
+}
+
+/// A daemon with 1,024 ports in 4,094 VLANs, whose FDB is filled to the last of its entries.
+fn a_thousand_ports(entries: u32) {
+    let learned = entries - 3;
+    raise_descriptor_limit();
+    let config = "[daemon]\ncontrol = \"{dir}/control.sock\"\nworkers = 2\n\n\
+        [[relay]]\nname = \"r\"\nmax_entries = {entries}\n\n\
+        [[port]]\nname = \"big\"\nrelay = \"r\"\nlisten = \"{dir}/big.sock\"\n\
+        trunk = [\"1-4094\"]\nmac_policy = \"trusted\"\nmac_limit = {entries}\n\n\
+        [[port]]\nname = \"p{n}\"\ncount = 1023\nrelay = \"r\"\nlisten = \"{dir}/p{n}.sock\"\n\
+        trunk = [\"1-4094\"]\n";
+    let evb = Evb::start(&config.replace("{entries}", &entries.to_string()));
+    let mut big = evb.guest_with("big", 1, GuestOptions::default());
+    // As long as it is alone its frames go nowhere, and are learned.
+    let mut frames: Vec<_> = (0..1 << 14)
+        .map(|n| resident(n, [0x02, 1, 0, 0, 0, 0]).bytes())
+        .collect();
+    let mut number = 0;
+    while number < learned {
+        let block = (learned - number).min(frames.len() as u32);
+        for (frame, number) in frames.iter_mut().zip(number..number + block) {
+            frame[8..12].copy_from_slice(&number.to_be_bytes());
+            frame[14..16].copy_from_slice(&(1 + (number % 4094) as u16).to_be_bytes());
+        }
+        big.send_burst(0, frames[..block as usize].iter().map(Vec::as_slice));
+        number += block;
+    }
+    big.drain(0);
+    assert_eq!(evb.counter("r", "fdb_entries"), u64::from(learned));
+    // The first, the last and one in the middle of the other ports know where everybody is.
+    let mut others: Vec<_> = ["p1", "p512", "p1023"]
+        .iter()
+        .zip(2..)
+        .map(|(port, n)| evb.guest_with(port, n, small()))
+        .collect();
+    for (sender, number) in (0..others.len()).cycle().zip((0..learned).step_by(20_011)) {
+        let to = [&[0x02, 0][..], &number.to_be_bytes()].concat();
+        let frame = eth(to.try_into().unwrap(), others[sender].mac);
+        let frame = frame.vlan(1 + (number % 4094) as u16).bytes();
+        // Each of the three is learned once; the table is full after that.
+        others[sender].send(&frame);
+        big.expect_frame(&frame);
+    }
+    for guest in &mut others {
+        assert!(guest.recv_any(Duration::ZERO).is_none());
+    }
+    assert_eq!(evb.counter("r", "fdb_entries"), u64::from(entries));
+    assert!(evb.counter("p1", "unlearned") > 0);
+    // Everybody is in every VLAN.
+    for vid in [1, 2048, 4094] {
+        let frame = eth(BROADCAST, [0x02, 2, 0, 0, 0, 1]).vlan(vid).bytes();
+        big.send(&frame);
+        for guest in &mut others {
+            guest.expect_frame(&frame);
+        }
+    }
     evb.stop();
 }
 

@@ -21,6 +21,17 @@ fn long(n: u16, tags: &[(u16, u16)]) -> Vec<u8> {
     frame.payload(0x88b6, &[n as u8; 80]).bytes()
 }
 
+/// What the relay has counted in a VLAN, 0 for none: frames and bytes in, frames and bytes out, drops.
+fn counted(net: &Net, vid: u64) -> [u64; 5] {
+    let status = net.evb.status();
+    let vlans = status["relays"][0]["vlans"].as_array().unwrap();
+    let row = vlans
+        .iter()
+        .find(|vlan| vlan["vid"].as_u64().unwrap_or(0) == vid);
+    ["in_frames", "in_bytes", "out_frames", "out_bytes", "drops"]
+        .map(|name| row.map_or(0, |row| row[name].as_u64().unwrap()))
+}
+
 /// Ports of each kind: a1 and a2 in VLAN 10, b in 20, trunk t of both without a native VLAN, trunk n of both
 /// and 30 where untagged is 10.
 fn mixed() -> Net {
@@ -76,6 +87,52 @@ fn access_ports_are_untagged_and_trunks_are_tagged() {
     );
     let thirty = long(60, &[(C, 30)]);
     net.pass("up", &thirty, &[("n", &thirty)]);
+    net.evb.stop();
+}
+
+#[test]
+fn every_vlan_has_its_counters() {
+    let mut net = mixed();
+    let plain = long(1, &[]);
+    let ten = long(1, &[(C, 10)]);
+    let (short, tagged) = (plain.len() as u64, ten.len() as u64);
+    // Three times from VLAN 10, untagged to two ports and tagged to two.
+    for _ in 0..3 {
+        let to = [("a2", &plain[..]), ("n", &plain), ("t", &ten), ("up", &ten)];
+        net.pass("a1", &plain, &to);
+    }
+    // In VLAN 30 there is only one way, and nobody behind it once it was that way.
+    let thirty = long(60, &[(C, 30)]);
+    net.pass("up", &thirty, &[("n", &thirty)]);
+    // Dropped in a VLAN, and before there was one. The guests' greetings were dropped so too.
+    let own = eth(mac(1), mac(1)).payload(0x88b6, &[1; 80]).bytes();
+    net.refused("a1", &own, "own_address");
+    let [frames, bytes, .., drops] = counted(&net, 0);
+    net.refused("t", &long(4, &[(C, 30)]), "not_member");
+    assert_eq!(
+        counted(&net, 0),
+        [frames + 1, bytes + tagged, 0, 0, drops + 1]
+    );
+    let sent = 3 * short + own.len() as u64;
+    assert_eq!(counted(&net, 10), [4, sent, 12, 6 * (short + tagged), 1]);
+    assert_eq!(counted(&net, 30), [1, tagged, 1, tagged, 0]);
+    assert_eq!(counted(&net, 20), [0; 5]);
+    let control = net.evb.path("control.sock");
+    let control = control.to_str().unwrap();
+    let shown = net
+        .evb
+        .command(&["vlans", "--relay", "r", "--control", control]);
+    assert_eq!(shown.code, Some(0), "{}", shown.output);
+    let columns = ["VLAN", "IN BYTES", "OUT BYTES", "DROPS"];
+    assert!(
+        columns.iter().all(|name| shown.output.contains(name)),
+        "{}",
+        shown.output
+    );
+    let unknown = net
+        .evb
+        .command(&["vlans", "--relay", "x", "--control", control]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.output);
     net.evb.stop();
 }
 

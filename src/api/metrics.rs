@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::api_types::{Counters, PortState, PortStatus, Status};
+use crate::api_types::{Counters, PortState, PortStatus, Status, VlanStatus};
 use crate::stats::DropReason;
 
 /// What the text is, for the header field.
@@ -61,6 +61,42 @@ const PORT_COUNTERS: &[PortCounter] = &[
         "Notifications received from the guest.",
         |c| c.kicks,
     ),
+    (
+        "evb_port_unlearned_total",
+        "Frames whose source could not be learned.",
+        |c| c.unlearned,
+    ),
+];
+
+/// A counter of a VLAN: its metric, what it counts, and where it is.
+type VlanCounter = (&'static str, &'static str, fn(&VlanStatus) -> u64);
+
+const VLAN_COUNTERS: &[VlanCounter] = &[
+    (
+        "evb_vlan_in_frames_total",
+        "Frames that ports sent in the VLAN.",
+        |v| v.in_frames,
+    ),
+    (
+        "evb_vlan_in_bytes_total",
+        "Bytes that ports sent in the VLAN.",
+        |v| v.in_bytes,
+    ),
+    (
+        "evb_vlan_out_frames_total",
+        "Frames delivered to ports in the VLAN.",
+        |v| v.out_frames,
+    ),
+    (
+        "evb_vlan_out_bytes_total",
+        "Bytes delivered to ports in the VLAN.",
+        |v| v.out_bytes,
+    ),
+    (
+        "evb_vlan_drops_total",
+        "Frames and copies dropped in the VLAN.",
+        |v| v.drops,
+    ),
 ];
 
 /// The whole page.
@@ -115,6 +151,7 @@ pub(super) fn text(status: &Status) -> String {
         }
     }
     page.drops(status);
+    page.vlans(status);
     page.0
 }
 
@@ -154,6 +191,21 @@ impl Page {
             for port in &status.ports {
                 let [relay, who] = labels(port);
                 self.line(name, &[relay, who, ("reason", reason)], count(port));
+            }
+        }
+    }
+
+    /// VLANs in which something was counted: at most 4,095 of a relay. Frames without a VLAN have an
+    /// empty label.
+    fn vlans(&mut self, status: &Status) {
+        for (name, help, value) in VLAN_COUNTERS {
+            self.head(name, "counter", help);
+            for relay in &status.relays {
+                for vlan in &relay.vlans {
+                    let vid = vlan.vid.map(|vid| vid.to_string()).unwrap_or_default();
+                    let labels = [("relay", &relay.name[..]), ("vlan", &vid)];
+                    self.line(name, &labels, value(vlan));
+                }
             }
         }
     }
@@ -223,6 +275,13 @@ mod tests {
                 ports: vec![],
                 fdb_entries: 3,
                 fdb_limit: 4,
+                vlans: [None, Some(10)]
+                    .map(|vid| VlanStatus {
+                        vid,
+                        out_bytes: 9,
+                        ..VlanStatus::default()
+                    })
+                    .into(),
             }],
             ports: vec![port("a", &[("runt", 2)]), port("b\"\\\n", &[])],
         };
@@ -235,6 +294,9 @@ mod tests {
             "evb_port_up{relay=\"blue\",port=\"a\"} 1",
             "evb_port_tx_frames_total{relay=\"blue\",port=\"b\\\"\\\\\\n\"} 7",
             "evb_port_drops_total{relay=\"blue\",port=\"a\",reason=\"runt\"} 2",
+            "evb_vlan_in_frames_total{relay=\"blue\",vlan=\"10\"} 0",
+            "evb_vlan_out_bytes_total{relay=\"blue\",vlan=\"10\"} 9",
+            "evb_vlan_out_bytes_total{relay=\"blue\",vlan=\"\"} 9",
             "evb_port_drops_total{relay=\"blue\",port=\"b\\\"\\\\\\n\",reason=\"runt\"} 0",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in:\n{page}");

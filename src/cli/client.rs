@@ -40,6 +40,9 @@ pub enum ClientError {
         /// What it said.
         error: ApiError,
     },
+    /// The name in the command is nobody's.
+    #[error("there is no relay {0}; `evb status` lists relays and ports")]
+    UnknownRelay(String),
     /// The answer is not one, or breaks off.
     #[error("evb's answer cannot be read: {0}; if it goes on, restart evb or look into its log")]
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -59,7 +62,8 @@ impl ClientError {
             ClientError::Refused {
                 status: 400 | 404 | 409,
                 ..
-            } => EXIT_USAGE,
+            }
+            | ClientError::UnknownRelay(_) => EXIT_USAGE,
             _ => 1,
         }
     }

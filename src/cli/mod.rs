@@ -111,6 +111,15 @@ pub enum Client {
         #[command(flatten)]
         target: Target,
     },
+    /// Show what was counted in each VLAN
+    Vlans {
+        /// Only of this relay
+        #[arg(long, value_name = "NAME")]
+        relay: Option<String>,
+        /// Whom to ask.
+        #[command(flatten)]
+        target: Target,
+    },
     /// Show or flush the forwarding database
     #[command(subcommand)]
     Fdb(Fdb),
@@ -236,6 +245,17 @@ impl Client {
                 } else {
                     show::status(out, &status)
                 }
+            }
+            Client::Vlans { relay, target } => {
+                let answer = client::ask(&target.control, "GET", "/v1/status")?;
+                let mut relays = answer.parse::<Status>()?.relays;
+                if let Some(name) = relay {
+                    relays.retain(|relay| relay.name == name);
+                    if relays.is_empty() {
+                        return Err(ClientError::UnknownRelay(name));
+                    }
+                }
+                show::vlans(out, &relays)
             }
             Client::Fdb(Fdb::Show {
                 filter,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, Row, Table, Width, presets};
 
 use crate::api_types::{
-    FdbEntry, Flushed, PortMode, PortRole, PortState, PortStatus, Reloaded, Status,
+    FdbEntry, Flushed, PortMode, PortRole, PortState, PortStatus, RelayStatus, Reloaded, Status,
 };
 use crate::frame::mac::Mac;
 use crate::uplink::sriov::{FunctionState, PhysicalFunction};
@@ -155,6 +155,37 @@ fn notes(port: &PortStatus) -> impl Iterator<Item = String> {
         format!("{}: dropped {}", port.name, reasons.join(", "))
     });
     [failed, refused, dropped].into_iter().flatten()
+}
+
+/// `evb vlans`.
+pub(super) fn vlans(out: &mut impl Write, relays: &[RelayStatus]) -> io::Result<()> {
+    let columns = Columns {
+        names: &[
+            "RELAY",
+            "VLAN",
+            "IN",
+            "IN BYTES",
+            "OUT",
+            "OUT BYTES",
+            "DROPS",
+        ],
+        numbers: &["VLAN", "IN", "IN BYTES", "OUT", "OUT BYTES", "DROPS"],
+    };
+    let mut table = columns.table();
+    for relay in relays {
+        for vlan in &relay.vlans {
+            table.add_row(vec![
+                cell(&relay.name),
+                optional(vlan.vid),
+                Cell::new(vlan.in_frames),
+                Cell::new(vlan.in_bytes),
+                Cell::new(vlan.out_frames),
+                Cell::new(vlan.out_bytes),
+                Cell::new(vlan.drops),
+            ]);
+        }
+    }
+    print(out, &table)
 }
 
 /// `evb fdb show`.

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use super::*;
 use crate::api_types::{
     ApiError, Counters, FdbKind, PortMode, PortRole, PortState, PortStatus, RelayStatus,
-    WorkerStatus,
+    VlanStatus, WorkerStatus,
 };
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -88,6 +88,13 @@ fn clients_name_what_they_want() {
             Client::Status {
                 json: true,
                 target: target("/c"),
+            },
+        ),
+        (
+            "evb vlans --relay blue",
+            Client::Vlans {
+                relay: Some("blue".into()),
+                target: target(DEFAULT_CONTROL),
             },
         ),
         (
@@ -219,6 +226,7 @@ fn the_status_is_aligned() {
             ports: vec!["vm1".into()],
             fdb_entries: 12,
             fdb_limit: 8192,
+            vlans: vec![],
         }],
         ports: vec![port("vm1"), failed, uplink],
     };
@@ -238,6 +246,38 @@ a-long-name: refused address 00:00:00:00:00:02
 a-long-name: dropped 3 ring_full, 1 runt
 ";
     assert_eq!(text(|out| show::status(out, &status)), expected);
+}
+
+#[test]
+fn vlans_are_aligned() {
+    let relay = |name: &str, vlans: &[VlanStatus]| RelayStatus {
+        name: name.into(),
+        ports: vec![],
+        fdb_entries: 0,
+        fdb_limit: 1,
+        vlans: vlans.into(),
+    };
+    let vlan = |vid, in_frames, drops| VlanStatus {
+        vid,
+        in_frames,
+        in_bytes: 64 * in_frames,
+        out_frames: 2 * in_frames,
+        out_bytes: 120 * in_frames,
+        drops,
+    };
+    let relays = [
+        relay("blue", &[vlan(None, 0, 7), vlan(Some(10), 1234, 0)]),
+        relay("flat", &[vlan(None, 5, 0)]),
+    ];
+    let expected = "\
+RELAY  VLAN    IN  IN BYTES   OUT  OUT BYTES  DROPS
+blue      -     0         0     0          0      7
+blue     10  1234     78976  2468     148080      0
+flat      -     5       320    10        600      0
+";
+    assert_eq!(text(|out| show::vlans(out, &relays)), expected);
+    let unknown = ClientError::UnknownRelay("x".into());
+    assert_eq!(unknown.exit_code(), 2);
 }
 
 fn entry(vid: Option<u16>, mac: u64, port: &str) -> FdbEntry {

@@ -18,6 +18,7 @@ use crate::relay::{Mode, PortConfig, VlanConfig};
 mod convert;
 mod diff;
 mod file;
+mod load;
 mod model;
 mod read;
 mod report;
@@ -37,15 +38,7 @@ impl Config {
     /// Reads a configuration file.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         let origin = path.display().to_string();
-        let text = std::fs::read(path).map_err(|error| {
-            let fault = Fault::new(format!("cannot read {origin}: {error}"));
-            ConfigErrors::new(&origin, "", vec![fault])
-        })?;
-        let text = String::from_utf8(text).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let fault = Fault::new(format!("{origin} is not text: byte {at} is not UTF-8"));
-            ConfigErrors::new(&origin, "", vec![fault])
-        })?;
+        let text = load::text(path).map_err(|fault| ConfigErrors::new(&origin, "", vec![fault]))?;
         Config::parse(&text, &origin)
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Daemon;
 use super::device::Device;
@@ -301,6 +302,9 @@ impl Daemon {
         let Some((address, queue_pairs)) = start else {
             return Ok(());
         };
+        let Some(news) = self.world.port(id).map(|port| Arc::clone(&port.news)) else {
+            return Ok(());
+        };
         let endpoint = Endpoint {
             port: id,
             name: name.to_owned(),
@@ -312,6 +316,7 @@ impl Daemon {
             events: self.events.clone(),
             barrier: self.pool.barrier(),
             privileged: self.privileged.clone(),
+            news,
         };
         match endpoint.start(address) {
             Ok(handle) => {

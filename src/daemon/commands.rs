@@ -9,7 +9,7 @@ use super::world::{Kind, PortEntry, RelayEntry};
 use crate::api::{Command, FdbWalk, Refusal, RefusalKind};
 use crate::api_types::{
     Counters, FdbEntry, FdbFilter, FdbKind, Flushed, PortMode, PortRole, PortState, PortStatus,
-    RelayStatus, Status, WorkerStatus,
+    RelayStatus, Status, VlanStatus, WorkerStatus,
 };
 use crate::relay::{Entry, EntryKind, Fdb, Mode, Relay, Role, Slot};
 use crate::vhost_user::feature_names;
@@ -38,6 +38,11 @@ impl Daemon {
             ports: self.ports_of(place).map(|port| port.name.clone()).collect(),
             fdb_entries: relay.fdb.len() as u64,
             fdb_limit: relay.config.max_entries.into(),
+            vlans: relay
+                .vlan_totals()
+                .iter()
+                .map(|(vid, totals)| VlanStatus::new(*vid, totals))
+                .collect(),
         });
         let mut relays: Vec<_> = relays.collect();
         relays.sort_by(|a, b| a.name.cmp(&b.name));
@@ -101,7 +106,10 @@ impl Daemon {
             mtu: config.mtu,
             macs: config.macs.iter().copied().chain(state.pinned()).collect(),
             refused_mac: port.refused,
-            counters: Counters::from(&port.totals()),
+            counters: Counters {
+                unlearned: state.unlearned(),
+                ..Counters::from(&port.totals())
+            },
         }
     }
 

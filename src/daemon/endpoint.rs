@@ -6,6 +6,7 @@
 //! Who connects may find another back end at the other end, such as a port of another daemon. Then the thread
 //! plays the front end, and what it reaches is a link.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -14,11 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use log::Level;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, SessionId};
+use crate::log_limited;
 use crate::privileged::Privileged;
+use crate::sys::rate_limit::RateLimit;
 use crate::sys::socket;
 use crate::uplink::Link;
 use crate::vhost_user::{self, Connection, DevicePolicy, Peer, PortHost, Update};
@@ -27,6 +31,8 @@ use crate::worker::{Barrier, PortId, PortRings};
 /// Pauses between attempts to reach a front end that listens.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How long a port has no front end after one has stopped a worker.
+const EXILE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The stack of a session's thread: its deepest call is a log message.
@@ -50,11 +56,20 @@ pub struct Endpoint {
     pub events: mpsc::UnboundedSender<Event>,
     pub barrier: Barrier,
     pub privileged: Arc<Privileged>,
+    /// Keeps those who come and go again and again from filling the log.
+    pub news: Arc<RateLimit>,
 }
 
 /// Ends the endpoint when dropped: no new connection, and the present one is shut down.
 pub struct EndpointHandle {
-    _stop: watch::Sender<()>,
+    orders: watch::Sender<()>,
+}
+
+impl EndpointHandle {
+    /// Ends the present connection, and takes no other for [`EXILE`].
+    pub fn expel(&self) {
+        self.orders.send_replace(());
+    }
 }
 
 impl Endpoint {
@@ -64,7 +79,7 @@ impl Endpoint {
     ///
     /// What the privileged helper says of the path.
     pub fn start(self, address: &Address) -> Result<EndpointHandle, String> {
-        let (stop, stopped) = watch::channel(());
+        let (orders, ordered) = watch::channel(());
         match address {
             Address::Listen(path) => {
                 let listener = self
@@ -75,23 +90,30 @@ impl Endpoint {
                     .set_nonblocking(true)
                     .and_then(|()| UnixListener::from_std(listener))
                     .map(|listener| {
-                        tokio::spawn(self.listen(listener, path.clone(), stopped));
+                        tokio::spawn(self.listen(listener, path.clone(), ordered));
                     })
                     .map_err(|error| error.to_string())?;
             }
             Address::Connect(path) => {
-                tokio::spawn(self.connect(path.clone(), stopped));
+                tokio::spawn(self.connect(path.clone(), ordered));
             }
         }
-        Ok(EndpointHandle { _stop: stop })
+        Ok(EndpointHandle { orders })
     }
 
-    async fn listen(self, listener: UnixListener, path: PathBuf, mut stopped: watch::Receiver<()>) {
+    async fn listen(self, listener: UnixListener, path: PathBuf, mut orders: watch::Receiver<()>) {
         let mut present: Option<Session> = None;
         loop {
             let accepted = tokio::select! {
-                // The handle was dropped.
-                _ = stopped.changed() => break,
+                order = orders.changed() => {
+                    if let Some(mut session) = present.take() {
+                        session.end().await;
+                    }
+                    if order.is_ok() && self.exile(&mut orders).await {
+                        continue;
+                    }
+                    break;
+                }
                 () = ended(present.as_mut()) => {
                     present = None;
                     continue;
@@ -101,14 +123,21 @@ impl Endpoint {
             let stream = match accepted.and_then(|(stream, _)| stream.into_std()) {
                 Ok(stream) => stream,
                 Err(error) => {
-                    log::error!("port {}: cannot accept a front end: {error}", self.name);
+                    log_limited!(
+                        self.news,
+                        Level::Error,
+                        "port {}: cannot accept a front end: {error}",
+                        self.name
+                    );
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
             if let Some(session) = &mut present {
                 if !socket::hung_up(session.stream.as_fd()) {
-                    log::warn!(
+                    log_limited!(
+                        self.news,
+                        Level::Warn,
                         "port {}: a second front end on {} is refused: the port has one, which has \
                          to disconnect first",
                         self.name,
@@ -121,9 +150,6 @@ impl Endpoint {
             }
             present = self.serve(stream, Part::BackEnd);
         }
-        if let Some(mut session) = present {
-            session.end().await;
-        }
         self.privileged.unlink(&path).unwrap_or_else(|error| {
             log::warn!(
                 "port {}: cannot remove {}: {error}",
@@ -134,7 +160,7 @@ impl Endpoint {
         let _ = self.events.send(Event::EndpointGone);
     }
 
-    async fn connect(self, path: PathBuf, mut stopped: watch::Receiver<()>) {
+    async fn connect(self, path: PathBuf, mut orders: watch::Receiver<()>) {
         let mut pause = FIRST_RETRY;
         let mut last_error = String::new();
         loop {
@@ -143,9 +169,11 @@ impl Endpoint {
                     last_error.clear();
                     if let Some(mut session) = self.serve(stream, Part::AsItComes) {
                         tokio::select! {
-                            _ = stopped.changed() => {
+                            order = orders.changed() => {
                                 session.end().await;
-                                break;
+                                if order.is_err() || !self.exile(&mut orders).await {
+                                    break;
+                                }
                             }
                             () = ended(Some(&mut session)) => {}
                         }
@@ -155,7 +183,9 @@ impl Endpoint {
                 Err(error) => {
                     let error = error.to_string();
                     if error != last_error {
-                        log::info!(
+                        log_limited!(
+                            self.news,
+                            Level::Info,
                             "port {}: no front end yet: {error}; trying again",
                             self.name
                         );
@@ -164,11 +194,37 @@ impl Endpoint {
                 }
             }
             tokio::select! {
-                _ = stopped.changed() => break,
+                // Nobody is there to be expelled.
+                order = orders.changed() => {
+                    if order.is_err() {
+                        break;
+                    }
+                }
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_RETRY),
             }
         }
         let _ = self.events.send(Event::EndpointGone);
+    }
+
+    /// Lets nobody in for a while; whether the endpoint goes on then.
+    async fn exile(&self, orders: &mut watch::Receiver<()>) -> bool {
+        log::warn!(
+            "port {}: its front end has stopped a worker; it is shut out for {} seconds",
+            self.name,
+            EXILE.as_secs()
+        );
+        let end = tokio::time::sleep(EXILE);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                order = orders.changed() => {
+                    if order.is_err() {
+                        return false;
+                    }
+                }
+                () = &mut end => return true,
+            }
+        }
     }
 
     /// Serves a connection on a new thread.
@@ -178,7 +234,12 @@ impl Endpoint {
         match self.spawn(id, stream, part) {
             Ok(session) => Some(session),
             Err(error) => {
-                log::error!("port {}: cannot serve a front end: {error}", self.name);
+                log_limited!(
+                    self.news,
+                    Level::Error,
+                    "port {}: cannot serve a front end: {error}",
+                    self.name
+                );
                 None
             }
         }
@@ -193,6 +254,7 @@ impl Endpoint {
             session: id,
             events: self.events.clone(),
             barrier: self.barrier.clone(),
+            news: Arc::clone(&self.news),
         });
         let (done, ended) = oneshot::channel();
         let (name, policy) = (self.name.clone(), self.policy.clone());
@@ -255,6 +317,7 @@ struct Host {
     session: SessionId,
     events: mpsc::UnboundedSender<Event>,
     barrier: Barrier,
+    news: Arc<RateLimit>,
 }
 
 impl Host {
@@ -263,20 +326,34 @@ impl Host {
         let _ = self.events.send(event(self.port, self.session));
     }
 
+    /// Logs what happened, unless that happens all the time.
+    fn note(&self, level: Level, name: &str, what: &dyn fmt::Display) {
+        log_limited!(self.news, level, "port {name}: {what}");
+    }
+
     /// Serves a front end until it leaves.
     fn follow(self: &Arc<Self>, stream: UnixStream, name: &str, policy: DevicePolicy) {
-        log::info!("port {name}: a front end connected");
+        self.note(Level::Info, name, &"a front end connected");
         let connection = Connection::new(stream, name, policy, Arc::clone(self) as _);
         match connection.map(Connection::run) {
-            Ok(Ok(())) => log::info!("port {name}: the front end disconnected"),
-            Ok(Err(refusal)) => log::warn!("port {name}: {refusal}; the connection is closed"),
-            Err(error) => log::error!("port {name}: cannot serve a front end: {error}"),
+            Ok(Ok(())) => self.note(Level::Info, name, &"the front end disconnected"),
+            Ok(Err(refusal)) => self.note(
+                Level::Warn,
+                name,
+                &format_args!("{refusal}; the connection is closed"),
+            ),
+            Err(error) => self.note(
+                Level::Error,
+                name,
+                &format_args!("cannot serve a front end: {error}"),
+            ),
         }
     }
 
     /// Is the front end of a back end until that leaves.
     fn lead(&self, stream: UnixStream, name: &str, mtu: Option<u16>) {
-        log::info!("port {name}: the other end waits for a front end, so this is one");
+        let part = "the other end waits for a front end, so this is one";
+        self.note(Level::Info, name, &part);
         let end = Peer::join(stream, name, mtu).and_then(|peer| {
             self.report(Update::Negotiated(peer.features()));
             self.set_link(Some(Arc::clone(peer.link())));
@@ -285,8 +362,12 @@ impl Host {
             end
         });
         match end {
-            Ok(()) => log::info!("port {name}: the back end disconnected"),
-            Err(error) => log::warn!("port {name}: {error}; the connection is closed"),
+            Ok(()) => self.note(Level::Info, name, &"the back end disconnected"),
+            Err(error) => self.note(
+                Level::Warn,
+                name,
+                &format_args!("{error}; the connection is closed"),
+            ),
         }
     }
 

@@ -12,12 +12,13 @@ mod event;
 mod report;
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,7 +30,8 @@ use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::sys::limits;
 use crate::vhost_user::{SHARE_HINT, Update};
-use crate::worker::{self, Polling, Pool, PortId};
+use crate::virtqueue::RingError;
+use crate::worker::{self, Fault, Polling, Pool, PortId};
 pub use apply::{ApplyError, check};
 use event::Event;
 use world::World;
@@ -40,6 +42,10 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(1);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the FDB is swept and ports are asked for news.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Addresses that a front end may ask to announce at once; more are not announced.
+const ANNOUNCEMENTS: usize = 8;
+/// While so many announcements wait to be sent, no more are made.
+const BACKLOG: usize = 4096;
 /// In how many turns of that all of an FDB is swept.
 const SWEEP_TURNS: usize = 4;
 
@@ -56,11 +62,11 @@ pub enum DaemonError {
     },
     /// Too few descriptors are allowed.
     #[error(
-        "the configuration may need {needed} open descriptors, but the limit is {limit}: raise it \
+        "the configuration needs {needed} open descriptors, but the limit is {limit}: raise it \
          with `ulimit -n {needed}` or `LimitNOFILE={needed}` in the service's unit"
     )]
     Descriptors {
-        /// What the configuration may need.
+        /// What the configuration needs where each guest has one queue pair.
         needed: u64,
         /// What the process may have.
         limit: u64,
@@ -106,7 +112,7 @@ pub struct Daemon {
     /// Sessions that wait for the next snapshot.
     replies: Vec<oneshot::Sender<u64>>,
     /// Ports to be announced with the next snapshot, and an address that a front end asked for.
-    announcing: Vec<(PortId, Option<Mac>)>,
+    announcing: VecDeque<(PortId, Option<Mac>)>,
     /// Ports that went down and are silent with the next snapshot.
     falling: Vec<PortId>,
     started: Instant,
@@ -142,6 +148,7 @@ const PORT_DESCRIPTORS: u64 = 12;
 /// Descriptors of a queue pair: kick, call and error of two rings.
 const PAIR_DESCRIPTORS: u64 = 6;
 
+/// Refuses what cannot work, and warns of what works only as long as guests use few of their queues.
 fn check_descriptors(config: &Config) -> Result<(), DaemonError> {
     let limit = limits::raise_descriptor_limit().map_err(system("the limit of descriptors"))?;
     let queues = config.ports.values().map(|port| port.queues);
@@ -149,16 +156,21 @@ fn check_descriptors(config: &Config) -> Result<(), DaemonError> {
         .uplinks
         .values()
         .flat_map(|uplink| uplink.attachment.links());
-    let needed = queues
-        .chain(links.map(|link| link.queues))
-        .map(|pairs| PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(pairs))
-        .sum::<u64>()
-        + OWN_DESCRIPTORS;
-    if needed > limit {
-        Err(DaemonError::Descriptors { needed, limit })
-    } else {
-        Ok(())
+    let (mut needed, mut most) = (OWN_DESCRIPTORS, OWN_DESCRIPTORS);
+    for pairs in queues.chain(links.map(|link| link.queues)) {
+        needed += PORT_DESCRIPTORS + PAIR_DESCRIPTORS;
+        most += PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(pairs);
     }
+    if needed > limit {
+        return Err(DaemonError::Descriptors { needed, limit });
+    }
+    if most > limit {
+        log::warn!(
+            "{most} open descriptors are needed if every guest uses all its queues, and the limit is \
+             {limit}: raise it with `ulimit -n {most}` or `LimitNOFILE={most}`, or set fewer `queues`"
+        );
+    }
+    Ok(())
 }
 
 async fn serve(
@@ -291,7 +303,7 @@ impl Daemon {
             published: 0,
             published_at: now,
             replies: vec![],
-            announcing: vec![],
+            announcing: VecDeque::new(),
             falling: vec![],
             started: now,
         }
@@ -307,9 +319,7 @@ impl Daemon {
             // A session that has ended meanwhile waits for nothing.
             let _ = reply.send(self.published);
         }
-        for (port, extra) in std::mem::take(&mut self.announcing) {
-            self.announce(port, extra);
-        }
+        self.announce_some();
         for port in std::mem::take(&mut self.falling) {
             let events = self.events.clone();
             self.when_in_force(move || drop(events.send(Event::Quiet { port })));
@@ -370,13 +380,15 @@ impl Daemon {
                     relay.tables.port_down(port.slot);
                 }
             }
-            Event::Failed { port, error } => self.fail(port, &error.to_string()),
+            Event::Failed { port, error } => self.fail(port, &error),
             Event::Hollow { port } => {
                 if let Some(port) = self.world.port(port) {
-                    log::warn!(
-                        "port {}: the guest kicks, but its ring is empty: it writes to memory that is \
-                         not shared. {SHARE_HINT}",
-                        port.name
+                    port.note(
+                        Level::Warn,
+                        format_args!(
+                            "the guest kicks, but its ring is empty: it writes to memory that is not \
+                             shared. {SHARE_HINT}"
+                        ),
                     );
                 }
             }
@@ -408,14 +420,13 @@ impl Daemon {
         let Some(port) = self.world.port(id) else {
             return;
         };
-        let name = &port.name;
         match (was_active, port.is_active()) {
             (false, true) => {
-                log::info!("port {name}: up");
-                self.announcing.push((id, None));
+                port.note(Level::Info, "up");
+                self.announcing.push_back((id, None));
             }
             (true, false) => {
-                log::info!("port {name}: down");
+                port.note(Level::Info, "down");
                 self.falling.push(id);
             }
             _ => {}
@@ -429,8 +440,9 @@ impl Daemon {
         match update {
             Update::Negotiated(features) => device.features = *features,
             Update::Announce(mac) => {
-                if !self.announcing.contains(&(id, Some(*mac))) {
-                    self.announcing.push((id, Some(*mac)));
+                let asked = self.announcing.iter().filter(|(port, _)| *port == id);
+                if asked.count() < ANNOUNCEMENTS && !self.announcing.contains(&(id, Some(*mac))) {
+                    self.announcing.push_back((id, Some(*mac)));
                     self.dirty = true;
                 }
             }
@@ -439,38 +451,42 @@ impl Daemon {
                     return;
                 };
                 if port.bridge.config().mtu.is_some_and(|limit| *mtu > limit) {
-                    log::warn!(
-                        "port {}: the guest was told an MTU of {mtu}, above the port's",
-                        port.name
-                    );
+                    let what = format_args!("the guest was told an MTU of {mtu}, above the port's");
+                    port.note(Level::Warn, what);
                 }
             }
         }
     }
 
     /// A ring of a port is broken: the port is out of use until its guest resets the device.
-    fn fail(&mut self, id: PortId, why: &str) {
+    fn fail(&mut self, id: PortId, error: &Fault) {
         let Some(port) = self.world.port(id) else {
             return;
         };
         if !port.is_active() {
             return;
         }
-        log::error!(
-            "port {}: stopped until the guest resets its device: {why}",
-            port.name
-        );
+        let why = error.to_string();
+        let what = format_args!("stopped until the guest resets its device: {why}");
+        port.note(Level::Error, what);
         if let Some(device) = self.world.device_mut(id) {
-            for queue in &device.rings.tx {
-                if let Some(error) = &queue.error {
-                    // Only a full counter can refuse, and then the front end knows already.
-                    let _ = error.write(1);
-                }
+            device.failure = Some((device.rings.life, why));
+            if let (Fault::Ring(RingError::CallBlocks), Some(endpoint)) = (error, &device.endpoint)
+            {
+                endpoint.expel();
             }
-            device.failure = Some((device.rings.life, why.to_owned()));
         }
         self.falling.push(id);
         self.dirty = true;
+    }
+
+    /// Announces the ports that wait for it, as long as the frames are not more than workers can send soon.
+    fn announce_some(&mut self) {
+        while self.pool.backlog() < BACKLOG
+            && let Some((port, extra)) = self.announcing.pop_front()
+        {
+            self.announce(port, extra);
+        }
     }
 
     /// Tells the network where the addresses of a port are now (after a start or a migration).
@@ -566,6 +582,7 @@ impl Daemon {
 
     /// What is due now and then.
     fn keep_house(&mut self) {
+        self.announce_some();
         let now = self.pool.now_s();
         for (_, relay) in self.world.relays() {
             relay.fdb.sweep(now, relay.fdb.buckets() / SWEEP_TURNS + 1);

@@ -3,19 +3,29 @@
 //! Relays and ports live in places that stay theirs until they are removed, because workers and the
 //! FDB know them by number. Parts of the last snapshot that did not change are used again.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
+
+use log::Level;
 
 use super::device::Device;
 use crate::config::StaticEntry;
 use crate::frame::mac::Mac;
+use crate::log_limited;
 use crate::relay::{
     self, Fdb, PortConfig, PortSet, Relay, RelayConfig, RelayError, Report, Slot, StaticError,
 };
-use crate::stats::{PortCounters, Totals};
+use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
+use crate::sys::rate_limit::RateLimit;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
 pub const MAX_PORTS: usize = 16384;
+
+/// Messages about one port: so many at once, then one per interval.
+const NEWS: (u32, Duration) = (20, Duration::from_secs(5));
 
 /// A relay and who is in it.
 pub struct RelayEntry {
@@ -27,6 +37,8 @@ pub struct RelayEntry {
     statics: Vec<StaticEntry>,
     /// Which port each slot is.
     slots: Vec<Option<PortId>>,
+    /// Counters of its VLANs, by worker.
+    vlans: Arc<[VlanCounters]>,
     view: Option<Arc<RelayView>>,
 }
 
@@ -48,6 +60,8 @@ pub struct PortEntry {
     pub kind: Kind,
     /// The source address refused last.
     pub refused: Option<Mac>,
+    /// Keeps whoever makes much news of the port from filling the log.
+    pub news: Arc<RateLimit>,
     counters: Arc<[PortCounters]>,
     /// The worker of each TX queue.
     workers: Vec<usize>,
@@ -69,6 +83,11 @@ impl PortEntry {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
         }
+    }
+
+    /// Logs what happened to the port, unless that happens all the time.
+    pub fn note(&self, level: Level, what: impl Display) {
+        log_limited!(self.news, level, "port {}: {what}", self.name);
     }
 
     /// All that was counted, over all workers.
@@ -124,6 +143,15 @@ pub enum WorldError {
 }
 
 impl RelayEntry {
+    /// What was counted in each VLAN, over all workers; 0 stands for frames without a VLAN.
+    pub fn vlan_totals(&self) -> BTreeMap<u16, VlanTotals> {
+        let mut sums: BTreeMap<_, VlanTotals> = BTreeMap::new();
+        for (vid, totals) in self.vlans.iter().flat_map(VlanCounters::totals) {
+            *sums.entry(vid).or_default() += totals;
+        }
+        sums
+    }
+
     /// A slot for a port, without anything left of the port that had it before: workers may have
     /// learned more from that one after it was removed.
     fn vacant_slot(&mut self) -> Result<Slot, WorldError> {
@@ -219,6 +247,9 @@ impl World {
             tables,
             statics: vec![],
             slots: vec![],
+            vlans: (0..self.worker_count)
+                .map(|_| VlanCounters::default())
+                .collect(),
             view: None,
         };
         let place = free_place(&mut self.relays);
@@ -274,6 +305,7 @@ impl World {
             bridge: relay::Port::new(config, Arc::default()),
             kind,
             refused: None,
+            news: Arc::new(RateLimit::new(NEWS.0, NEWS.1)),
             counters: (0..self.worker_count)
                 .map(|_| PortCounters::default())
                 .collect(),
@@ -428,6 +460,7 @@ impl World {
                     relay: relay_tables,
                     active,
                     ports: relay.slots.clone(),
+                    vlans: Arc::clone(&relay.vlans),
                 })
             });
             relays.push(Some(Arc::clone(view)));

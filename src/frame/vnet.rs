@@ -47,7 +47,7 @@ pub struct VnetHeader {
 pub enum Origin {
     /// A guest: it may lie, and must not claim that a checksum has been verified.
     Guest,
-    /// The kernel, by way of an uplink or a host port.
+    /// The kernel, by way of a device, or whoever is behind an uplink: the adjacent switch.
     Uplink,
 }
 

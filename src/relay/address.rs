@@ -175,6 +175,9 @@ impl View<'_> {
     #[inline(never)]
     fn judge_learning(&self, port: &Port, src: Mac, learning: Learning) -> Result<(), DropReason> {
         let reports = &port.state.reports;
+        if learning.is_refused() {
+            port.state.count_unlearned();
+        }
         // §4: an unlearned source would come back from a reflecting switch looking like an outside
         // host, be learned there and blackhole the guest.
         let unlearned = |reason| {
@@ -227,12 +230,15 @@ impl View<'_> {
             self.yield_to_primary(src);
         }
         let learn = || {
-            if learn && relay.learns_outside {
-                let limit = port.config.learn_limit();
-                relay.fdb.learn(vlan.fid, src, uplink, limit, now)
-            } else {
-                Learning::Off
+            if !learn || !relay.learns_outside {
+                return Learning::Off;
             }
+            let limit = port.config.learn_limit();
+            let learning = relay.fdb.learn(vlan.fid, src, uplink, limit, now);
+            if learning.is_refused() {
+                port.state.count_unlearned();
+            }
+            learning
         };
         match self.locate(vlan, src, now) {
             Location::At(slot) | Location::Learned(slot) if slot == uplink => {

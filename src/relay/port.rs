@@ -144,6 +144,8 @@ pub struct PortState {
     carrying: AtomicBool,
     /// The VIDs that a registered address of the port was seen in, by 64.
     seen: SeenVids,
+    /// Frames whose source could not be learned.
+    unlearned: AtomicU64,
     /// Reports for the control side.
     pub(super) reports: Reports,
 }
@@ -176,6 +178,17 @@ impl PortState {
     /// Whether a standby port carries its pair's traffic.
     pub fn carrying(&self) -> bool {
         self.carrying.load(Ordering::Relaxed)
+    }
+
+    /// Frames whose source was not learned because of a limit or of damping, whether they were
+    /// forwarded or dropped.
+    pub fn unlearned(&self) -> u64 {
+        self.unlearned.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more. Workers meet here only in a flood of addresses from one port.
+    pub(super) fn count_unlearned(&self) {
+        self.unlearned.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a registered address was seen in a VLAN.

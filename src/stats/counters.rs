@@ -144,7 +144,7 @@ impl std::iter::Sum for Totals {
 }
 
 /// Adds to a counter that nobody else writes.
-fn bump(counter: &AtomicU64, more: u64) {
+pub(super) fn bump(counter: &AtomicU64, more: u64) {
     if more != 0 {
         let now = counter.load(Ordering::Relaxed);
         counter.store(now.wrapping_add(more), Ordering::Relaxed);

@@ -35,6 +35,37 @@ pub fn adopt(file: File) -> io::Result<EventFd> {
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }
 
+/// Adds one to the counter, in one attempt.
+///
+/// # Errors
+///
+/// `WouldBlock` where the counter is full, and `Interrupted` where it is full, a stranger has made the
+/// descriptor blocking, and a signal ended the wait.
+#[inline]
+pub fn signal(event: &EventFd) -> io::Result<()> {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: the descriptor is open as long as `event` lives, and `one` has the eight bytes that are read.
+    let written = unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    if written < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What the counter holds, without taking it.
+///
+/// # Errors
+///
+/// That of reading `/proc`.
+pub fn count(event: &EventFd) -> io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("eventfd-count:"))
+        .and_then(|count| u64::from_str_radix(count.trim(), 16).ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +79,16 @@ mod tests {
         ours.write(3).unwrap();
         assert_eq!(theirs.read().unwrap(), 3);
         assert_eq!(ours.read().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn the_counter_can_be_looked_at() {
+        let event = EventFd::new(0).unwrap();
+        assert_eq!(count(&event).unwrap(), 0);
+        event.write(26).unwrap();
+        signal(&event).unwrap();
+        assert_eq!(count(&event).unwrap(), 27);
+        assert_eq!(event.read().unwrap(), 27);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod cpu;
 pub mod eventfd;
 pub mod fdpass;
+pub mod interrupt;
 pub mod limits;
 #[cfg(test)]
 pub mod namespace;

@@ -64,7 +64,7 @@ impl PeerQueue {
         let spent = self.posted.saturating_sub(rx.outstanding());
         if spent >= REFILL || received.is_none() && spent > 0 {
             rx.refill();
-            rx.kick()?;
+            self.kicked(rx.kick())?;
         }
         match received {
             Some(len) => Ok(len.min(buffer.len())),
@@ -78,7 +78,7 @@ impl PeerQueue {
         let mut tx = lock(&self.tx);
         tx.reclaim().map_err(|error| self.broken(error))?;
         match tx.send_gather(frame) {
-            Ok(()) => tx.kick().map(drop),
+            Ok(()) => self.kicked(tx.kick()),
             Err(SendError::Full) => Err(io::ErrorKind::WouldBlock.into()),
             Err(SendError::Length(_)) => Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
             Err(SendError::Device(error)) => Err(self.broken(error)),
@@ -91,6 +91,12 @@ impl PeerQueue {
 
     pub(super) fn disable_calls(&self) {
         lock(&self.rx).disable_calls();
+    }
+
+    /// A kick that failed was waited for, which must not happen again.
+    fn kicked(&self, kick: io::Result<bool>) -> io::Result<()> {
+        kick.map(drop)
+            .map_err(|_| self.broken(DeviceError::KickBlocks))
     }
 
     fn check(&self) -> io::Result<()> {

@@ -11,6 +11,7 @@ mod handshake;
 mod wire;
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -493,6 +494,14 @@ impl FrontEnd {
     /// The connection, to read replies to `raw` or to see it end.
     pub fn stream(&self) -> &UnixStream {
         self.wire.stream()
+    }
+}
+
+impl Drop for FrontEnd {
+    /// Ends the connection now, even where a process that is being started still has a copy of the socket.
+    fn drop(&mut self) {
+        // The back end may have ended it already.
+        let _ = self.stream().shutdown(Shutdown::Both);
     }
 }
 

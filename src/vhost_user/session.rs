@@ -310,6 +310,7 @@ impl VhostUserBackendReqHandler for Session {
         }
         state.device.features = 0;
         state.set_log();
+        self.host.report(Update::Negotiated(0));
         Ok(())
     }
 

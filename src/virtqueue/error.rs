@@ -16,6 +16,15 @@ pub enum MappingError {
         /// `st_mode` as found.
         mode: u32,
     },
+    /// The file is on a file system whose pages may take any time to come, and the worker with them.
+    #[error(
+        "the file is on a file system (type {found:#x}) that may keep a reader waiting for ever: use memory \
+         that is shared from a memfd, /dev/shm or hugepages"
+    )]
+    FileSystem {
+        /// `f_type` as found.
+        found: u64,
+    },
     /// The file ends before the mapping does; the first touch beyond its end would raise SIGBUS.
     #[error("the file is {found} bytes long, but {needed} bytes are announced")]
     Truncated {
@@ -373,4 +382,9 @@ pub enum RingError {
         /// Length of the header.
         expected: usize,
     },
+    /// The call descriptor made a worker wait, and it had to be woken.
+    #[error(
+        "its call descriptor blocks: the front end has taken O_NONBLOCK away and left the counter full"
+    )]
+    CallBlocks,
 }

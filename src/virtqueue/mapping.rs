@@ -20,6 +20,21 @@ pub(super) const PAGE: u64 = 4096;
 /// `f_type` of hugetlbfs, from `linux/magic.h`.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
+/// The other file systems that memory is taken from, by `f_type` from `linux/magic.h`: their pages are in
+/// memory, or on a disk of this machine. One that is served by a process, or over a network, could let a worker
+/// wait for a page as long as it likes.
+const FILE_SYSTEMS: [u64; 9] = [
+    0x0102_1994, // tmpfs, memfd and System V shared memory
+    0x8584_58f6, // ramfs
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+    0x794c_7630, // overlayfs: made of others by whoever may mount
+];
+
 #[derive(Debug)]
 pub(super) struct Mapping {
     // Dropped before `map`: the handler must forget the range before it can belong to someone else.
@@ -127,7 +142,11 @@ fn check_length(file: &File, end: u64) -> Result<u64, MappingError> {
     }
     // SAFETY: fstatfs succeeded, so it filled the structure.
     let fs = unsafe { fs.assume_init() };
-    let huge = fs.f_type.cast_unsigned() == HUGETLBFS_MAGIC;
+    let found = fs.f_type.cast_unsigned();
+    let huge = found == HUGETLBFS_MAGIC;
+    if !huge && !FILE_SYSTEMS.contains(&found) {
+        return Err(MappingError::FileSystem { found });
+    }
     Ok(match u64::try_from(fs.f_bsize) {
         Ok(size) if huge && size.is_power_of_two() && size > PAGE => size,
         _ => PAGE,

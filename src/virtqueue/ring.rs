@@ -4,6 +4,7 @@
 //! running ring, which cannot be half configured. Positions and progress live in a state that
 //! outlasts a ring object: a new memory table, log or call descriptor makes a new object that shares it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -15,6 +16,7 @@ use super::format::{Format, Spot, Used};
 use super::memory::GuestMemory;
 use super::packed::Packed;
 use super::split::Split;
+use crate::sys::eventfd;
 
 /// The longest queue that is offered.
 pub const MAX_QUEUE_SIZE: u16 = 1024;
@@ -246,6 +248,12 @@ impl Window {
         Window::new(config, memory, log, self.writes)
     }
 
+    /// Whether the memory or the log was cut off while in use.
+    #[inline]
+    pub fn poisoned(&self) -> bool {
+        self.memory.poisoned() || self.log.as_ref().is_some_and(|log| log.poisoned())
+    }
+
     /// Where to start: the next chain, the next used element, and the count that progress starts at.
     pub fn resume(&self, at: ResumeAt) -> Result<(Spot, Spot, u64), RingError> {
         let wrong = |format, found| RingError::Resume {
@@ -317,13 +325,13 @@ impl Progress {
         self.owed.store(true, Ordering::Relaxed);
     }
 
-    /// Calls the guest if something was published since the last time and it wants to know.
+    /// Calls the guest if something was published since the last time and it wants to know; whether it did.
     #[inline]
-    pub fn notify(&self, window: &Window) -> bool {
+    pub fn notify(&self, window: &Window) -> Result<bool, RingError> {
         let published = self.published.load(Ordering::Acquire);
         let owed = self.owed.load(Ordering::Relaxed);
         if published == self.signalled.load(Ordering::Relaxed) && !owed {
-            return false;
+            return Ok(false);
         }
         // Full fence: the published index must be visible to the guest before we look whether it
         // wants a call, or both sides could wait (VIRTIO 1.2, 2.7.7.2).
@@ -334,9 +342,16 @@ impl Progress {
             && with_format!(&window.layout, f => f.wants_call(signalled, published));
         let owed = owed && self.owed.swap(false, Ordering::Relaxed);
         match &window.call {
-            // A full counter is as good as a call, and there is nobody else to tell.
-            Some(call) if news || owed => call.write(1).is_ok(),
-            _ => false,
+            Some(call) if news || owed => match eventfd::signal(call) {
+                Ok(()) => Ok(true),
+                // Only a call that waits can be interrupted.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    Err(RingError::CallBlocks)
+                }
+                // A full counter is as good as a call, and there is nobody else to tell.
+                Err(_) => Ok(false),
+            },
+            _ => Ok(false),
         }
     }
 }

@@ -172,9 +172,19 @@ impl TxRing {
 
     /// Calls the guest if something was given back since the last time and it wants to know; true
     /// if it was called. Once at the end of a burst.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::CallBlocks`], after a signal has ended the wait.
     #[inline]
-    pub fn notify(&self) -> bool {
+    pub fn notify(&self) -> Result<bool, RingError> {
         self.shared.progress.notify(&self.window)
+    }
+
+    /// Whether a file behind the ring, its buffers or the dirty log was cut off while in use.
+    #[inline]
+    pub fn poisoned(&self) -> bool {
+        self.window.poisoned()
     }
 
     /// The memory that the ring and its buffers lie in.

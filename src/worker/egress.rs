@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Fault;
+use super::count::{Account, Counts};
 use super::frame::Frame;
 use super::link_out::LinkOut;
 use super::mend::Mender;
@@ -24,8 +25,8 @@ const MAX_QUEUES: usize = 8;
 
 /// What became of copies that could not be made.
 pub trait Outcome {
-    /// The copy was dropped at `port`.
-    fn dropped(&mut self, port: PortId, reason: DropReason);
+    /// The copy was dropped.
+    fn dropped(&mut self, at: Account, reason: DropReason);
     /// The receiver has no buffer yet: the frame in `chain` is to be tried again, without the first
     /// `sent` of the frames that repair makes of it.
     fn wait(&mut self, chain: usize, sent: usize);
@@ -97,33 +98,32 @@ impl Egress {
                 first,
                 ..
             } = self.groups[g];
-            let Some(port) = snapshot.port(id) else {
+            let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, worker))
+            else {
                 continue;
             };
             match &port.attachment {
                 Attachment::Rings(rings) => {
                     let Some(ring) = rings.rx.get(queue) else {
-                        self.drop_all(first, id, outcome);
+                        self.drop_all(first, burst.jobs, outcome);
                         continue;
                     };
-                    let out = RingOut::new((id, port), (rings, ring), worker, patience);
+                    let out = RingOut::new((id, counts), (rings, ring), patience);
                     self.fill_ring(out, rings, first, burst, outcome);
                 }
                 Attachment::Link(Some(link)) => {
                     let out = link.queues().get(queue).map(|queue| LinkOut {
-                        id,
-                        port,
+                        counts,
                         queue,
                         accepts: link.accepts(),
-                        worker,
                     });
                     match out {
                         Some(out) => self.fill_link(&out, first, burst, outcome),
-                        None => self.drop_all(first, id, outcome),
+                        None => self.drop_all(first, burst.jobs, outcome),
                     }
                 }
                 Attachment::Link(None) | Attachment::Patch(_) => {
-                    self.drop_all(first, id, outcome);
+                    self.drop_all(first, burst.jobs, outcome);
                 }
             }
         }
@@ -154,15 +154,15 @@ impl Egress {
             }
             out.flush((frames, payload), &mut self.scratch, outcome);
             if out.is_closed() {
-                out.refuse(frame, waits, outcome);
+                out.refuse(job, frame, waits, outcome);
                 continue;
             }
             match self
                 .mender
                 .mend(repair, frame, job.action, payload, rings.accepts)
             {
-                Ok(mended) => out.send_mended(&mended, (frame, waits), outcome),
-                Err(reason) => outcome.dropped(job.port, reason),
+                Ok(mended) => out.send_mended(&mended, (job, frame, waits), outcome),
+                Err(reason) => outcome.dropped(job.account(), reason),
             }
         }
         out.flush((frames, payload), &mut self.scratch, outcome);
@@ -190,16 +190,16 @@ impl Egress {
                 .mender
                 .mend(repair, frame, job.action, burst.payload, out.accepts)
             {
-                Ok(mended) => out.send_mended(&mended, frame, outcome),
-                Err(reason) => outcome.dropped(job.port, reason),
+                Ok(mended) => out.send_mended(&mended, (job, frame), outcome),
+                Err(reason) => outcome.dropped(job.account(), reason),
             }
         }
     }
 
     /// The receiver went away between the decision and the copy.
-    fn drop_all(&self, mut index: usize, id: PortId, outcome: &mut impl Outcome) {
+    fn drop_all(&self, mut index: usize, jobs: &[Job], outcome: &mut impl Outcome) {
         while index != END {
-            outcome.dropped(id, DropReason::PortDown);
+            outcome.dropped(jobs[index].account(), DropReason::PortDown);
             index = self.next[index];
         }
     }

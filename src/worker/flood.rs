@@ -35,6 +35,8 @@ pub struct Flood {
     pub frames: Vec<Frame>,
     /// All its copies.
     pub jobs: Vec<Job>,
+    /// The frame's VLAN in its sender's relay.
+    pub vid: u16,
     /// The number of the snapshot that they were decided in.
     pub snapshot: u64,
     /// How many of them are made.

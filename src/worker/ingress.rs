@@ -1,17 +1,17 @@
 //! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
 
 use super::Fault;
-use super::count;
+use super::count::{Account, Counts, drop_at};
 use super::egress::{Burst, Egress, Outcome, Patience};
 use super::flood::{Flood, Progress};
 use super::frame::{Frame, HEAD};
 use super::lock;
 use super::payload::Payload;
 use super::route::Routes;
-use super::snapshot::{Port, PortId, Snapshot};
+use super::snapshot::{PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
-use crate::stats::{DropReason, PortCounters};
+use crate::stats::DropReason;
 use crate::virtqueue::{self, TxBatch, TxGuard};
 
 /// Frames taken from a queue in one turn.
@@ -62,7 +62,8 @@ pub struct Moment {
 impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let Some(port) = snapshot.port(id) else {
+        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
+        else {
             return Turn::Idle;
         };
         let Some(rings) = port.attachment.rings() else {
@@ -76,6 +77,10 @@ impl Path {
             return Turn::Busy;
         };
         let mut under_way = lock(&queue.progress.0);
+        let origin = match snapshot.relay(port.relay) {
+            Some(view) if view.relay.uplink() == Some(port.slot) => Origin::Uplink,
+            _ => Origin::Guest,
+        };
         let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
@@ -83,7 +88,7 @@ impl Path {
             Ok(taken) => taken,
             Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
         };
-        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, Some(sent));
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, Some(sent));
         self.routes.clear();
         let end = if flood.is_active() {
             flood.chain.min(taken)
@@ -97,13 +102,13 @@ impl Path {
             }
             finished |= 1 << chain;
             let first = self.routes.jobs.len();
-            match read_frame(&batch, chain, rings.header_len) {
+            match read_frame(&batch, chain, (rings.header_len, origin)) {
                 Ok(frame) => {
-                    tally.sent[chain] = (frame.header.dst, frame.len);
                     let forms = self.routes.frames.len();
+                    let entries = self.routes.entries.len();
                     self.routes
-                        .add(snapshot, id, frame, at.now_s, |port, reason| {
-                            drop_at(snapshot, at.worker, port, reason);
+                        .add(snapshot, id, frame, at.now_s, |to, reason| {
+                            drop_at(snapshot, at.worker, to, reason);
                         });
                     let copies = self.routes.jobs.len() - first;
                     if copies == 1 {
@@ -113,7 +118,7 @@ impl Path {
                             at.snapshot,
                             flood,
                             &mut self.routes,
-                            (first, forms),
+                            (first, forms, entries),
                             (chain, &batch),
                         );
                         tally.flooded = 1 << chain;
@@ -121,8 +126,8 @@ impl Path {
                     }
                 }
                 Err(reason) => {
-                    tally.sent[chain] = (NOBODY, batch.chains()[chain].len as usize);
-                    tally.counters.drop_frames(reason, 1);
+                    counts.tx(0, NOBODY, batch.chains()[chain].len as usize);
+                    counts.drop_frames(0, reason, 1);
                 }
             }
         }
@@ -136,9 +141,13 @@ impl Path {
         let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
         finished &= !(tally.waiting | at_flood);
+        // What waits comes again; a flood counts when it begins.
+        for entry in &self.routes.entries {
+            if tally.waiting >> entry.chain & 1 == 0 {
+                entry.count(snapshot, at.worker);
+            }
+        }
         for chain in bits(finished) {
-            let (dst, len) = tally.sent[chain];
-            count::tx(tally.counters, dst, len);
             guard.finish(chain);
         }
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
@@ -147,10 +156,13 @@ impl Path {
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
         drop(guard);
-        if consumed > 0 && queue.ring.notify() {
-            port.counters[at.worker].calls(1);
+        if consumed > 0 {
+            match queue.ring.notify() {
+                Ok(called) => counts.port.calls(called.into()),
+                Err(error) => return Turn::Failed(Fault::Ring(error)),
+            }
         }
-        if queue.ring.memory().poisoned() {
+        if queue.ring.poisoned() {
             return Turn::Failed(Fault::Memory);
         }
         Turn::Busy
@@ -158,10 +170,10 @@ impl Path {
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
     pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
-        let Some(port) = snapshot.port(id) else {
+        let Some(counts) = Counts::of(snapshot, id, at.worker) else {
             return;
         };
-        let drop_frame = |port, reason| drop_at(snapshot, at.worker, port, reason);
+        let drop_frame = |to, reason| drop_at(snapshot, at.worker, to, reason);
         let bytes = &bytes[..bytes.len().min(HEAD)];
         let vnet = VnetHeader {
             num_buffers: 1,
@@ -170,9 +182,9 @@ impl Path {
         self.routes.clear();
         match Frame::new(0, vnet, bytes, bytes.len(), 0) {
             Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
-            Err(reason) => drop_frame(id, reason),
+            Err(reason) => counts.drop_frames(0, reason, 1),
         }
-        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, None);
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
@@ -200,8 +212,8 @@ fn continue_flood(
         // Ports may have come and gone, and their numbers with them.
         let left = flood.jobs.len() - flood.made;
         tally
-            .counters
-            .drop_frames(DropReason::PortDown, left as u64);
+            .counts
+            .drop_frames(flood.vid, DropReason::PortDown, left as u64);
         flood.made = flood.jobs.len();
     } else if batch.chains()[chain].len == flood.chain_len {
         for frame in &mut flood.frames {
@@ -219,13 +231,11 @@ fn continue_flood(
         let here = (tally.snapshot, at.worker);
         egress.deliver(here, burst, at.patience, tally);
     } else {
-        tally.counters.drop_frames(DropReason::BadChain, 1);
+        let counts = tally.counts;
+        counts.drop_frames(flood.vid, DropReason::BadChain, 1);
         flood.clear();
     }
     if !flood.is_active() {
-        if let Some(frame) = flood.frames.first() {
-            count::tx(tally.counters, frame.header.dst, frame.len);
-        }
         flood.clear();
         guard.finish(chain);
     }
@@ -237,7 +247,7 @@ fn begin_flood(
     snapshot: u64,
     flood: &mut Flood,
     routes: &mut Routes,
-    (first_job, first_form): (usize, usize),
+    (first_job, first_form, first_entry): (usize, usize, usize),
     (chain, batch): (usize, &TxBatch<'_>),
 ) {
     flood.clear();
@@ -246,13 +256,18 @@ fn begin_flood(
     for job in &mut flood.jobs {
         job.frame -= first_form;
     }
+    flood.vid = routes.entries.get(first_entry).map_or(0, |e| e.at.vid);
     flood.snapshot = snapshot;
     flood.chain = chain;
     flood.chain_len = batch.chains()[chain].len;
 }
 
 /// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
-fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Frame, DropReason> {
+fn read_frame(
+    batch: &TxBatch<'_>,
+    chain: usize,
+    (header_len, origin): (usize, Origin),
+) -> Result<Frame, DropReason> {
     let described = &batch.chains()[chain];
     let len = (described.len as usize)
         .checked_sub(header_len)
@@ -271,14 +286,8 @@ fn read_frame(batch: &TxBatch<'_>, chain: usize, header_len: usize) -> Result<Fr
     let mut fields = [0; VnetHeader::LEN];
     fields[..header_len].copy_from_slice(header);
     let head = &mut behind[..read.saturating_sub(header_len)];
-    let vnet = VnetHeader::decode(&fields).check(len, head, Origin::Guest)?;
+    let vnet = VnetHeader::decode(&fields).check(len, head, origin)?;
     Frame::new(chain, vnet, head, len, header_len + head.len())
-}
-
-pub(super) fn drop_at(snapshot: &Snapshot, worker: usize, port: PortId, reason: DropReason) {
-    if let Some(port) = snapshot.port(port) {
-        port.counters[worker].drop_frames(reason, 1);
-    }
 }
 
 /// The positions of the bits set in `set`.
@@ -294,7 +303,7 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 
 /// What is known of the frames of a burst, each chain being one bit or place.
 pub(super) struct Tally<'a> {
-    counters: &'a PortCounters,
+    counts: Counts<'a>,
     snapshot: &'a Snapshot,
     worker: usize,
     failed: &'a mut Vec<(PortId, Fault)>,
@@ -306,20 +315,18 @@ pub(super) struct Tally<'a> {
     sole: u64,
     /// The chain that is being flooded.
     flooded: u64,
-    /// Destination and length, to be counted when the frame is done.
-    sent: [(Mac, usize); BURST],
 }
 
 impl<'a> Tally<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
-        port: &'a Port,
+        counts: Counts<'a>,
         worker: usize,
         failed: &'a mut Vec<(PortId, Fault)>,
         progress: Option<&'a mut [u16; BURST]>,
     ) -> Self {
         Self {
-            counters: &port.counters[worker],
+            counts,
             snapshot,
             worker,
             failed,
@@ -327,14 +334,13 @@ impl<'a> Tally<'a> {
             waiting: 0,
             sole: 0,
             flooded: 0,
-            sent: [(NOBODY, 0); BURST],
         }
     }
 }
 
 impl Outcome for Tally<'_> {
-    fn dropped(&mut self, port: PortId, reason: DropReason) {
-        drop_at(self.snapshot, self.worker, port, reason);
+    fn dropped(&mut self, at: Account, reason: DropReason) {
+        drop_at(self.snapshot, self.worker, at, reason);
     }
 
     fn wait(&mut self, chain: usize, sent: usize) {

@@ -1,11 +1,11 @@
 //! One turn of one queue of a device of the host: read a burst, decide, deliver.
 
-use super::count;
+use super::count::{Counts, drop_at};
 use super::egress::Burst;
 use super::frame::{Frame, HEAD};
-use super::ingress::{BURST, Moment, Path, Tally, Turn, drop_at};
+use super::ingress::{BURST, Moment, Path, Tally, Turn};
 use super::payload::Payload;
-use super::snapshot::{Port, PortId, Snapshot};
+use super::snapshot::{PortId, Snapshot};
 use crate::frame::vnet::Origin;
 use crate::stats::DropReason;
 use crate::uplink::{self, LinkQueue, RECEIVE_BUFFER};
@@ -13,7 +13,8 @@ use crate::uplink::{self, LinkQueue, RECEIVE_BUFFER};
 impl Path {
     /// Serves queue number `index` of the device behind the port `id` once.
     pub fn link_turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let Some(port) = snapshot.port(id) else {
+        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
+        else {
             return Turn::Idle;
         };
         let Some(queue) = port
@@ -29,22 +30,21 @@ impl Path {
         for buffer in 0..BURST {
             match self.receive(queue, buffer) {
                 Ok(Ok(frame)) => {
-                    count::tx(&port.counters[at.worker], frame.header.dst, frame.len);
                     self.routes
-                        .add(snapshot, id, frame, at.now_s, |port, reason| {
-                            drop_at(snapshot, at.worker, port, reason);
+                        .add(snapshot, id, frame, at.now_s, |at_port, reason| {
+                            drop_at(snapshot, at.worker, at_port, reason);
                         });
                 }
-                Ok(Err(reason)) => port.counters[at.worker].drop_frames(reason, 1),
+                Ok(Err(reason)) => counts.drop_frames(0, reason, 1),
                 Err(error) if uplink::is_lost_frame(&error) => {
-                    port.counters[at.worker].drop_frames(DropReason::TooLong, 1);
+                    counts.drop_frames(0, DropReason::TooLong, 1);
                 }
                 // Empty, or the device is down or gone, which is watched elsewhere.
                 Err(_) => break,
             }
             received += 1;
         }
-        self.deliver_received(snapshot, port, at);
+        self.deliver_received(snapshot, counts, at);
         if received > 0 { Turn::Busy } else { Turn::Idle }
     }
 
@@ -74,8 +74,11 @@ impl Path {
         Ok(frame)
     }
 
-    fn deliver_received(&mut self, snapshot: &Snapshot, port: &Port, at: Moment) {
-        let mut tally = Tally::new(snapshot, port, at.worker, &mut self.failed, None);
+    fn deliver_received(&mut self, snapshot: &Snapshot, counts: Counts<'_>, at: Moment) {
+        for entry in &self.routes.entries {
+            entry.count(snapshot, at.worker);
+        }
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,

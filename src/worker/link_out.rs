@@ -1,12 +1,11 @@
 //! Delivery to a device of the host.
 
-use super::count;
+use super::count::Counts;
 use super::egress::Outcome;
 use super::frame::{Frame, MAX_HEAD};
 use super::mend::Mended;
 use super::payload::Payload;
 use super::route::Job;
-use super::snapshot::{Port, PortId};
 use crate::frame::ethernet::TAG_LEN;
 use crate::frame::offloads::{Offloads, Repair};
 use crate::frame::vnet::VnetHeader;
@@ -16,11 +15,9 @@ use crate::virtqueue::Gather;
 
 /// One queue of a device during one burst.
 pub struct LinkOut<'a> {
-    pub id: PortId,
-    pub port: &'a Port,
+    pub counts: Counts<'a>,
     pub queue: &'a LinkQueue,
     pub accepts: Offloads,
-    pub worker: usize,
 }
 
 impl LinkOut<'_> {
@@ -36,21 +33,26 @@ impl LinkOut<'_> {
         let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
         let mut tagged = [0; MAX_HEAD + TAG_LEN];
         let Some(len) = job.action.apply(frame.head(), &mut tagged) else {
-            outcome.dropped(self.id, DropReason::TooManyTags);
+            outcome.dropped(job.account(), DropReason::TooManyTags);
             return;
         };
         vnet.retag(job.action.growth().into());
         let (header, head) = (header(vnet), &tagged[..len]);
         let sent = payload.gather(frame, &header, head, scratch, |whole| {
-            self.write(whole, frame.rest_len() + len, frame)
+            self.write(whole, frame.rest_len() + len, (job, frame))
         });
         if let Err(reason) = sent {
-            outcome.dropped(self.id, reason);
+            outcome.dropped(job.account(), reason);
         }
     }
 
     /// Sends what repair has made of `frame`.
-    pub fn send_mended(&self, mended: &Mended<'_>, frame: &Frame, outcome: &mut impl Outcome) {
+    pub fn send_mended(
+        &self,
+        mended: &Mended<'_>,
+        (job, frame): (&Job, &Frame),
+        outcome: &mut impl Outcome,
+    ) {
         let header = header(mended.header);
         for head in mended.frames() {
             let whole = Gather {
@@ -60,17 +62,22 @@ impl LinkOut<'_> {
                 rest_skip: 0,
                 rest_len: 0,
             };
-            if let Err(reason) = self.write(&whole, head.len(), frame) {
-                outcome.dropped(self.id, reason);
+            if let Err(reason) = self.write(&whole, head.len(), (job, frame)) {
+                outcome.dropped(job.account(), reason);
                 return;
             }
         }
     }
 
-    fn write(&self, whole: &Gather<'_>, len: usize, frame: &Frame) -> Result<(), DropReason> {
+    fn write(
+        &self,
+        whole: &Gather<'_>,
+        len: usize,
+        (job, frame): (&Job, &Frame),
+    ) -> Result<(), DropReason> {
         match self.queue.send(whole) {
             Ok(()) => {
-                count::rx(&self.port.counters[self.worker], frame.header.dst, len);
+                self.counts.rx(job.vid, frame.header.dst, len);
                 Ok(())
             }
             Err(error) if uplink::is_full(&error) => Err(DropReason::UplinkBusy),

@@ -19,7 +19,9 @@ mod route;
 mod snapshot;
 mod sync;
 mod thread;
+mod watchdog;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,11 +31,13 @@ use std::time::Instant;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::sys::cpu;
+use crate::sys::interrupt::Interruptible;
 use crate::virtqueue::{GuestMemory, RingError};
 use quiescence::Quiescence;
 pub use snapshot::{
     Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
 };
+use watchdog::{Rounds, Watchdog};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +72,8 @@ pub enum Fault {
     /// One of its rings is broken.
     #[error(transparent)]
     Ring(RingError),
-    /// The file behind its memory became shorter than what was mapped of it.
-    #[error("the guest's memory file was truncated while it was in use")]
+    /// The file behind its memory or its dirty log became shorter than what was mapped of it.
+    #[error("the guest's memory file or dirty log was truncated while it was in use")]
     Memory,
 }
 
@@ -95,7 +99,7 @@ pub enum Event {
         /// What is wrong.
         error: Fault,
     },
-    /// A guest kicks again and again, and there is never anything in its ring: it may be writing to
+    /// A guest has kicked, and nothing was ever in its ring: it may be writing to
     /// memory that is not shared.
     Hollow {
         /// The port.
@@ -111,8 +115,9 @@ struct Shared {
     settings: Settings,
     events: Box<dyn Fn(Event) + Send + Sync>,
     started: Instant,
-    /// Frames that worker 0 sends in the name of a port.
-    injected: Mutex<Vec<(PortId, Vec<u8>)>>,
+    rounds: Rounds,
+    /// Frames that worker 0 sends in the name of a port, one in each of its rounds.
+    injected: Mutex<VecDeque<(PortId, Vec<u8>)>>,
     has_injected: AtomicBool,
 }
 
@@ -136,6 +141,8 @@ impl Barrier {
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Until the last thread has ended.
+    _watchdog: Option<Watchdog>,
 }
 
 impl Pool {
@@ -159,13 +166,16 @@ impl Pool {
             settings,
             events: Box::new(events),
             started: Instant::now(),
+            rounds: Rounds::new(count),
             injected: Mutex::default(),
             has_injected: AtomicBool::new(false),
         });
         let mut pool = Self {
             shared,
             threads: vec![],
+            _watchdog: None,
         };
+        let mut watched = vec![];
         for number in 0..count {
             let worker = thread::Worker::new(number, Arc::clone(&pool.shared))?;
             let cpu = pool.shared.settings.cpus.get(number).copied();
@@ -174,14 +184,14 @@ impl Pool {
                 let result = cpu.map_or(Ok(()), cpu::pin_current_thread);
                 let go = result.is_ok();
                 // The receiver waits for exactly this.
-                let _ = pinned.send(result);
+                let _ = pinned.send(result.map(|()| Interruptible::current()));
                 if go {
                     worker.run();
                 }
             };
             let builder = std::thread::Builder::new().name(format!("evb-worker-{number}"));
             pool.threads.push(builder.spawn(body)?);
-            was_pinned
+            let thread = was_pinned
                 .recv()
                 .map_err(io::Error::other)?
                 .map_err(|error| {
@@ -191,7 +201,9 @@ impl Pool {
                         format!("worker {number} on CPU {cpu}: {error}"),
                     )
                 })?;
+            watched.push(thread);
         }
+        pool._watchdog = Some(Watchdog::start(Arc::clone(&pool.shared), watched)?);
         Ok(pool)
     }
 
@@ -207,6 +219,11 @@ impl Pool {
         lock(&self.shared.injected).extend(frames.into_iter().map(|frame| (port, frame)));
         self.shared.has_injected.store(true, Ordering::Release);
         self.wake_all();
+    }
+
+    /// How many frames given to [`Pool::inject`] are still to be sent.
+    pub fn backlog(&self) -> usize {
+        lock(&self.shared.injected).len()
     }
 
     /// Waits for workers, from any thread.

@@ -85,6 +85,11 @@ impl<T> Quiescence<T> {
         self.notify();
     }
 
+    /// Whether worker `worker` is not asleep.
+    pub fn is_awake(&self, worker: usize) -> bool {
+        self.used[worker].load(Ordering::Relaxed) != OFFLINE
+    }
+
     /// Returns once no worker uses a snapshot older than number `at_least`.
     pub fn wait(&self, at_least: u64) {
         fence(Ordering::SeqCst);

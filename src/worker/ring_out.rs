@@ -2,14 +2,15 @@
 
 use arrayvec::ArrayVec;
 
+use super::Fault;
+use super::count::Counts;
 use super::egress::{Outcome, Patience};
 use super::frame::{Frame, MAX_HEAD};
 use super::mend::Mended;
 use super::payload::Payload;
 use super::route::Job;
-use super::snapshot::{Port, PortId, PortRings};
-use super::{Fault, count};
-use crate::frame::ethernet::{TAG_LEN, TagAction};
+use super::snapshot::{PortId, PortRings};
+use crate::frame::ethernet::TAG_LEN;
 use crate::frame::offloads::Repair;
 use crate::stats::DropReason;
 use crate::virtqueue::{Gather, Grant, RxBatch, RxRing};
@@ -20,32 +21,29 @@ const RUN: usize = 64;
 /// One receive ring during one burst.
 pub struct RingOut<'a> {
     id: PortId,
-    port: &'a Port,
+    counts: Counts<'a>,
     rings: &'a PortRings,
     ring: &'a RxRing,
-    worker: usize,
     patience: Patience,
     /// A frame found no room: those behind it must not overtake it.
     closed: bool,
-    /// Form of the frame, its tag action, and whether it may wait.
-    run: ArrayVec<(usize, TagAction, bool), RUN>,
+    /// The copies to make, and whether each may wait.
+    run: ArrayVec<(Job, bool), RUN>,
     wants: ArrayVec<u32, RUN>,
 }
 
 impl<'a> RingOut<'a> {
     /// Begins a burst for `ring` of the port `id`.
     pub fn new(
-        (id, port): (PortId, &'a Port),
+        (id, counts): (PortId, Counts<'a>),
         (rings, ring): (&'a PortRings, &'a RxRing),
-        worker: usize,
         patience: Patience,
     ) -> Self {
         Self {
             id,
-            port,
+            counts,
             rings,
             ring,
-            worker,
             patience,
             closed: false,
             run: ArrayVec::new(),
@@ -66,7 +64,7 @@ impl<'a> RingOut<'a> {
         let growth = job.action.growth().into();
         let len = frames[job.frame].len.saturating_add_signed(growth);
         self.wants.push((self.rings.header_len + len) as u32);
-        self.run.push((job.frame, job.action, waits));
+        self.run.push((*job, waits));
         if self.run.is_full() {
             self.flush((frames, payload), scratch, outcome);
         }
@@ -85,10 +83,10 @@ impl<'a> RingOut<'a> {
             match self.ring.reserve(&self.wants[sent..], &mut reserved) {
                 Ok(reservation) => {
                     let now = &self.run[sent..sent + reservation.granted];
-                    for (grant, &(form, action, _)) in reserved.grants().zip(now) {
-                        let done = self.copy(&grant, &frames[form], action, payload, scratch);
+                    for (grant, (job, _)) in reserved.grants().zip(now) {
+                        let done = self.copy(&grant, job, &frames[job.frame], payload, scratch);
                         if let Err(reason) = done {
-                            outcome.dropped(self.id, reason);
+                            outcome.dropped(job.account(), reason);
                         }
                     }
                     self.ring.complete(&mut reserved);
@@ -101,8 +99,8 @@ impl<'a> RingOut<'a> {
                 }
             }
         }
-        for &(form, _, waits) in &self.run[sent..] {
-            self.refuse(&frames[form], waits, outcome);
+        for (job, waits) in &self.run[sent..] {
+            self.refuse(job, &frames[job.frame], *waits, outcome);
         }
         self.run.clear();
         self.wants.clear();
@@ -110,10 +108,11 @@ impl<'a> RingOut<'a> {
 
     /// Ends the burst: calls the guest if it wants to know.
     pub fn finish(self, outcome: &mut impl Outcome) {
-        if self.ring.notify() {
-            self.port.counters[self.worker].calls(1);
+        match self.ring.notify() {
+            Ok(called) => self.counts.port.calls(called.into()),
+            Err(error) => outcome.failed(self.id, Fault::Ring(error)),
         }
-        if self.ring.memory().poisoned() {
+        if self.ring.poisoned() {
             outcome.failed(self.id, Fault::Memory);
         }
     }
@@ -123,8 +122,8 @@ impl<'a> RingOut<'a> {
     fn copy(
         &self,
         grant: &Grant<'_, '_>,
+        job: &Job,
         frame: &Frame,
-        action: TagAction,
         payload: Payload<'_, '_>,
         scratch: &mut Vec<u8>,
     ) -> Result<(), DropReason> {
@@ -133,6 +132,7 @@ impl<'a> RingOut<'a> {
         };
         let mut vnet = frame.vnet.for_receiver(Repair::None, self.rings.accepts);
         let mut tagged = [0; MAX_HEAD + TAG_LEN];
+        let action = job.action;
         let head = if action.is_keep() {
             frame.head()
         } else {
@@ -147,7 +147,7 @@ impl<'a> RingOut<'a> {
             self.ring.copy(segments, whole);
         });
         let len = head.len() + frame.rest_len();
-        count::rx(&self.port.counters[self.worker], frame.header.dst, len);
+        self.counts.rx(job.vid, frame.header.dst, len);
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl<'a> RingOut<'a> {
     pub fn send_mended(
         &mut self,
         mended: &Mended<'_>,
-        (frame, waits): (&Frame, bool),
+        (job, frame, waits): (&Job, &Frame, bool),
         outcome: &mut impl Outcome,
     ) {
         let header_len = self.rings.header_len;
@@ -176,7 +176,7 @@ impl<'a> RingOut<'a> {
             };
             for (grant, head) in reserved.grants().zip(&mut frames) {
                 let Grant::Buffers { buffers, segments } = grant else {
-                    outcome.dropped(self.id, DropReason::RxChain);
+                    outcome.dropped(job.account(), DropReason::RxChain);
                     continue;
                 };
                 let mut vnet = mended.header;
@@ -190,8 +190,7 @@ impl<'a> RingOut<'a> {
                     rest_len: 0,
                 };
                 self.ring.copy(segments, &whole);
-                let counters = &self.port.counters[self.worker];
-                count::rx(counters, frame.header.dst, head.len());
+                self.counts.rx(job.vid, frame.header.dst, head.len());
             }
             self.ring.complete(&mut reserved);
             sent += reservation.granted;
@@ -200,7 +199,7 @@ impl<'a> RingOut<'a> {
                 if self.may_wait(waits) {
                     outcome.wait(frame.chain, sent);
                 } else {
-                    outcome.dropped(self.id, DropReason::RingFull);
+                    outcome.dropped(job.account(), DropReason::RingFull);
                 }
                 return;
             }
@@ -213,11 +212,11 @@ impl<'a> RingOut<'a> {
     }
 
     /// A frame for which there was no room: it waits, or is dropped.
-    pub fn refuse(&self, frame: &Frame, waits: bool, outcome: &mut impl Outcome) {
+    pub fn refuse(&self, job: &Job, frame: &Frame, waits: bool, outcome: &mut impl Outcome) {
         if self.may_wait(waits) {
             outcome.wait(frame.chain, outcome.sent(frame.chain));
         } else {
-            outcome.dropped(self.id, DropReason::RingFull);
+            outcome.dropped(job.account(), DropReason::RingFull);
         }
     }
 

@@ -3,9 +3,11 @@
 //! Asks the relay, follows patch links into further relays, and writes one [`Job`] for each copy.
 //! It touches no ring.
 
+use super::count::{Account, Counts};
 use super::frame::Frame;
 use super::snapshot::{Attachment, PortId, Snapshot};
 use crate::frame::ethernet::TagAction;
+use crate::frame::mac::Mac;
 use crate::relay::{self, PortSet, Verdict};
 use crate::stats::DropReason;
 
@@ -17,10 +19,62 @@ const MAX_HOPS: usize = 64;
 pub struct Job {
     /// The receiver.
     pub port: PortId,
+    /// The VLAN in which it gets the frame; 0 where there are none.
+    pub vid: u16,
     /// Index of the form of the frame that it gets.
     pub frame: usize,
     /// How that form is changed for it.
     pub action: TagAction,
+}
+
+impl Job {
+    /// Where it is counted.
+    pub fn account(&self) -> Account {
+        Account {
+            port: self.port,
+            vid: self.vid,
+        }
+    }
+}
+
+/// A frame that came into a relay, to be counted once it is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// By which port, and in which VLAN.
+    pub at: Account,
+    /// The port at the other end of the patch link that it came through, and the VLAN there.
+    left: Option<Account>,
+    /// Which chain, or which buffer, of the burst it lies in.
+    pub chain: usize,
+    /// To whom.
+    dst: Mac,
+    /// Bytes.
+    len: usize,
+}
+
+impl Entry {
+    /// Counts it.
+    #[inline]
+    pub fn count(&self, snapshot: &Snapshot, worker: usize) {
+        if let Some(counts) = Counts::of(snapshot, self.at.port, worker) {
+            counts.tx(self.at.vid, self.dst, self.len);
+        }
+        if let Some(left) = self.left
+            && let Some(counts) = Counts::of(snapshot, left.port, worker)
+        {
+            counts.rx(left.vid, self.dst, self.len);
+        }
+    }
+}
+
+/// A frame that is to enter a relay.
+struct Entering {
+    port: PortId,
+    left: Option<Account>,
+    /// Its form.
+    frame: usize,
+    /// Patch links it has crossed.
+    hops: usize,
 }
 
 /// The copies of the frames of one burst. All buffers are kept from burst to burst.
@@ -30,9 +84,11 @@ pub struct Routes {
     pub frames: Vec<Frame>,
     /// The copies, in the order of the frames.
     pub jobs: Vec<Job>,
+    /// Where the frames came into relays, in their order.
+    pub entries: Vec<Entry>,
     targets: PortSet,
-    /// Frames that entered a relay and have not been forwarded: the port they came in by, and the form.
-    entered: Vec<(PortId, usize, usize)>,
+    /// Frames at a port of a relay that have not been forwarded.
+    entering: Vec<Entering>,
 }
 
 impl Routes {
@@ -40,6 +96,7 @@ impl Routes {
     pub fn clear(&mut self) {
         self.frames.clear();
         self.jobs.clear();
+        self.entries.clear();
     }
 
     /// Adds the jobs of `frame`, which came in by `port`.
@@ -51,14 +108,17 @@ impl Routes {
         port: PortId,
         frame: Frame,
         now: u32,
-        mut dropped: impl FnMut(PortId, DropReason),
+        mut dropped: impl FnMut(Account, DropReason),
     ) {
         self.frames.push(frame);
-        self.entered.push((port, self.frames.len() - 1, 0));
-        while let Some((port, frame, hops)) = self.entered.pop() {
-            if let Err(reason) = self.forward(snapshot, port, frame, hops, now, &mut dropped) {
-                dropped(port, reason);
-            }
+        self.entering.push(Entering {
+            port,
+            left: None,
+            frame: self.frames.len() - 1,
+            hops: 0,
+        });
+        while let Some(entering) = self.entering.pop() {
+            self.forward(snapshot, &entering, now, &mut dropped);
         }
     }
 
@@ -66,14 +126,18 @@ impl Routes {
     fn forward(
         &mut self,
         snapshot: &Snapshot,
-        from: PortId,
-        index: usize,
-        hops: usize,
+        entering: &Entering,
         now: u32,
-        dropped: &mut impl FnMut(PortId, DropReason),
-    ) -> Result<(), DropReason> {
-        let port = snapshot.port(from).ok_or(DropReason::PortDown)?;
-        let in_relay = snapshot.relay(port.relay).ok_or(DropReason::PortDown)?;
+        dropped: &mut impl FnMut(Account, DropReason),
+    ) {
+        let (from, index) = (entering.port, entering.frame);
+        // A snapshot has the relay of each of its ports, and no patch link that ends nowhere.
+        let Some(port) = snapshot.port(from) else {
+            return;
+        };
+        let Some(in_relay) = snapshot.relay(port.relay) else {
+            return;
+        };
         let view = relay::View {
             relay: &in_relay.relay,
             active: &in_relay.active,
@@ -81,44 +145,49 @@ impl Routes {
         let mut targets = std::mem::take(&mut self.targets);
         let frame = &self.frames[index];
         let (verdict, class) = view.forward(port.slot, &facts(frame), now, &mut targets);
+        let vid = class.vid;
+        let at = Account { port: from, vid };
+        self.entries.push(Entry {
+            at,
+            left: entering.left,
+            chain: frame.chain,
+            dst: frame.header.dst,
+            len: frame.len,
+        });
         let mut deliver = |routes: &mut Self, slot| {
             let Some(to) = in_relay.port(slot) else {
                 return;
             };
+            let to = Account { port: to, vid };
             let done = view
                 .egress(slot, &class, &facts(&routes.frames[index]))
-                .and_then(|action| routes.hand_over(snapshot, to, index, action, hops));
+                .and_then(|action| routes.hand_over(snapshot, to, index, action, entering.hops));
             if let Err(reason) = done {
                 dropped(to, reason);
             }
         };
-        let result = match verdict {
-            Verdict::Drop(reason) => Err(reason),
-            Verdict::One(slot) => {
-                deliver(self, slot);
-                Ok(())
-            }
+        match verdict {
+            Verdict::Drop(reason) => dropped(at, reason),
+            Verdict::One(slot) => deliver(self, slot),
             Verdict::Many => {
                 for slot in targets.iter() {
                     deliver(self, slot);
                 }
-                Ok(())
             }
-        };
+        }
         self.targets = targets;
-        result
     }
 
     /// A copy for `to`: a job, or the way through a patch link.
     fn hand_over(
         &mut self,
         snapshot: &Snapshot,
-        to: PortId,
+        to: Account,
         frame: usize,
         action: TagAction,
         hops: usize,
     ) -> Result<(), DropReason> {
-        match snapshot.port(to).map(|port| &port.attachment) {
+        match snapshot.port(to.port).map(|port| &port.attachment) {
             None => Err(DropReason::PortDown),
             Some(Attachment::Patch(peer)) => {
                 if hops == MAX_HOPS {
@@ -130,12 +199,18 @@ impl Routes {
                     self.frames.push(self.frames[frame].retagged(action)?);
                     self.frames.len() - 1
                 };
-                self.entered.push((*peer, frame, hops + 1));
+                self.entering.push(Entering {
+                    port: *peer,
+                    left: Some(to),
+                    frame,
+                    hops: hops + 1,
+                });
                 Ok(())
             }
             Some(_) => {
                 self.jobs.push(Job {
-                    port: to,
+                    port: to.port,
+                    vid: to.vid,
                     frame,
                     action,
                 });

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::flood::Progress;
 use crate::frame::offloads::Offloads;
 use crate::relay::{PortSet, Relay, Slot};
-use crate::stats::PortCounters;
+use crate::stats::{PortCounters, VlanCounters};
 use crate::uplink::Link;
 use crate::virtqueue::{RxRing, TxRing};
 
@@ -55,6 +55,8 @@ pub struct RelayView {
     pub active: PortSet,
     /// Which port each slot of the relay is.
     pub ports: Vec<Option<PortId>>,
+    /// Counters of its VLANs, one block for each worker.
+    pub vlans: Arc<[VlanCounters]>,
 }
 
 impl RelayView {

@@ -18,6 +18,7 @@ use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
 use super::snapshot::{Attachment, PortId, Snapshot};
 use super::{Event, Fault, Polling, Shared, lock};
+use crate::sys::eventfd;
 use crate::sys::poller::Poller;
 use crate::uplink::{Link, LinkQueue};
 use crate::virtqueue::TxRing;
@@ -26,8 +27,6 @@ use crate::virtqueue::TxRing;
 const ASK_EVERY_NS: u64 = 20_000;
 /// How often rings that have no kick are looked at while nothing else happens.
 const LOOK_EVERY_MS: i32 = 1;
-/// After so many kicks for a ring in which nothing was ever found, the daemon is told.
-const HOLLOW_KICKS: u8 = 3;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
 
@@ -48,6 +47,16 @@ impl Source {
         match self {
             Self::Ring { kick, .. } => kick.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// How often the guest has kicked. Nobody reads the counter, so it holds them all; a guess would do, too.
+    fn kicks(&self) -> u64 {
+        match self {
+            Self::Ring {
+                kick: Some(kick), ..
+            } => eventfd::count(kick).unwrap_or(0),
+            _ => 0,
         }
     }
 
@@ -86,23 +95,25 @@ struct Local {
     busy_ns: u64,
     /// It was kicked since it was looked at last.
     kicked: bool,
-    /// Kicks for nothing, until the first frame; `None` from then on.
-    hollow: Option<u8>,
+    /// How often it had been kicked when it came here, while nothing was ever found in it. QEMU kicks each ring
+    /// once before it hands it over.
+    hollow: Option<u64>,
     /// Still in the newest snapshot.
     current: bool,
 }
 
 impl Local {
-    /// Whether a kick for nothing makes the number of them full.
+    /// Whether the guest has kicked for the first time, and for nothing. A guest whose ring is seen by nobody may
+    /// never kick again, because it waits for an index to be noticed.
     fn is_hollow(&mut self) -> bool {
-        let Some(kicks) = &mut self.hollow else {
+        let Some(before) = self.hollow.filter(|_| std::mem::take(&mut self.kicked)) else {
             return false;
         };
-        if !std::mem::take(&mut self.kicked) {
-            return false;
+        let told = self.source.kicks() > before;
+        if told {
+            self.hollow = None;
         }
-        *kicks = kicks.saturating_add(1);
-        *kicks == HOLLOW_KICKS
+        told
     }
 }
 
@@ -154,13 +165,14 @@ impl Worker {
     pub fn run(mut self) {
         self.enter();
         while !self.shared.stop.load(Ordering::Acquire) {
+            self.shared.rounds.count(self.number);
             if self.shared.quiescence.newest() != self.snapshot_number {
                 self.enter();
             }
-            if self.number == 0 && self.shared.has_injected.load(Ordering::Acquire) {
+            let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
+            if announces {
                 self.inject();
-            }
-            if self.hot.is_empty() {
+            } else if self.hot.is_empty() {
                 self.sleep();
                 continue;
             }
@@ -187,12 +199,19 @@ impl Worker {
         }
     }
 
-    /// Sends what the daemon wants sent.
+    /// Sends the next frame that the daemon wants sent. It may go to all ports of a relay, so those that have
+    /// frames of their own get their turns in between.
     fn inject(&mut self) {
-        self.shared.has_injected.store(false, Ordering::Release);
-        let frames = std::mem::take(&mut *lock(&self.shared.injected));
-        let at = self.moment(self.now_ns());
-        for (port, frame) in frames {
+        let next = {
+            let mut frames = lock(&self.shared.injected);
+            let next = frames.pop_front();
+            self.shared
+                .has_injected
+                .store(!frames.is_empty(), Ordering::Release);
+            next
+        };
+        if let Some((port, frame)) = next {
+            let at = self.moment(self.now_ns());
             self.path.inject(&self.snapshot, port, &frame, at);
         }
         self.report_failed();
@@ -251,10 +270,23 @@ impl Worker {
         }
     }
 
-    /// Tells the daemon once that a port is broken; it will be gone from the next snapshot.
+    /// Tells the daemon and the front end once that a port is broken; it will be gone from the next
+    /// snapshot.
     fn report(&mut self, port: PortId, error: Fault) {
         if !self.reported.contains(&port) {
             self.reported.push(port);
+            let rings = self
+                .snapshot
+                .port(port)
+                .and_then(|port| port.attachment.rings());
+            for error in rings
+                .iter()
+                .flat_map(|rings| &rings.tx)
+                .filter_map(|queue| queue.error.as_ref())
+            {
+                // Only a full counter can refuse, and then the front end knows already.
+                let _ = eventfd::signal(error);
+            }
             (self.shared.events)(Event::Failed { port, error });
         }
     }
@@ -415,6 +447,7 @@ impl Worker {
         {
             log::error!("worker {}: cannot watch a queue: {error}", self.number);
         }
+        let kicks = source.kicks();
         self.locals[token] = Some(Local {
             port,
             index,
@@ -422,7 +455,7 @@ impl Worker {
             hot: false,
             busy_ns: 0,
             kicked: false,
-            hollow: Some(0),
+            hollow: Some(kicks),
             current: true,
         });
         self.places.insert((port, pair), token);

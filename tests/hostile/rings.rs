@@ -1,4 +1,7 @@
-//! Descriptors and indices that a guest should not write.
+//! Descriptors and indices that a guest should not write, and calls that should not block.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
 
 use crate::support::guest::MODERN;
 use crate::support::ring::{Desc, INDIRECT, NEXT, RawRing, WRITE, desc};
@@ -180,4 +183,36 @@ fn a_guest_that_takes_no_frames_holds_nobody_up() {
     }
     drop(villain);
     scene.aftermath();
+}
+
+/// Makes a descriptor blocking, for all who share it.
+#[allow(unsafe_code)]
+fn make_blocking(fd: &impl AsRawFd) {
+    let fd = fd.as_raw_fd();
+    // SAFETY: plain integers go in and out, and the descriptor is open.
+    unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        assert_eq!(libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_NONBLOCK), 0);
+    }
+}
+
+#[test]
+fn a_call_that_blocks_costs_the_port_its_front_end_and_nobody_else_anything() {
+    let mut scene = Scene::new();
+    let mark = scene.evb.log_mark();
+    let villain = scene.guest(GuestOptions::default());
+    let call = villain.rx[0].call_fd();
+    while call.write(u64::MAX - 1).is_err() {
+        call.read().unwrap();
+    }
+    make_blocking(call);
+    scene.broadcast(1);
+    scene.evb.expect_complaint(mark, "p2", &["call", "blocks"]);
+    scene.others_go_on();
+    assert_eq!(villain.front_end.stream().read(&mut [0; 1]).unwrap(), 0);
+    scene.evb.expect_log(mark, &["p2", "shut out"]);
+    drop(villain);
+    scene.others_go_on();
+    scene.evb.expect_fds(scene.fds);
+    scene.evb.stop();
 }

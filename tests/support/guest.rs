@@ -245,7 +245,8 @@ impl Guest {
         self.tx[queue].kick().unwrap();
     }
 
-    fn post(&mut self, queue: usize, header: &HeaderBytes, frame: &[u8]) {
+    /// Puts a frame into a queue, and tells the daemon only if the queue is full.
+    pub fn post(&mut self, queue: usize, header: &HeaderBytes, frame: &[u8]) {
         let deadline = Instant::now() + LIMIT;
         loop {
             match self.tx[queue].send(header, frame) {

@@ -1,5 +1,6 @@
 //! Where a configuration comes from: the command line or a file.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::valid;
@@ -67,7 +68,10 @@ fn files_are_loaded() {
     let shown = Config::load(&path).unwrap_err().to_string();
     assert_eq!(
         shown,
-        format!("error: {} is not text: byte 2 is not UTF-8", path.display())
+        format!(
+            "error: {} is not text: byte 2 is not UTF-8\n |\n = help: write it in UTF-8",
+            path.display()
+        )
     );
     let shown = Config::load(Path::new("/nonexistent/evb.toml"))
         .unwrap_err()
@@ -75,5 +79,37 @@ fn files_are_loaded() {
     assert_eq!(
         shown,
         "error: cannot read /nonexistent/evb.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.toml");
+    let file = std::fs::File::create(&long).unwrap();
+    file.set_len(1 << 30).unwrap();
+    let shown = |path: &Path| Config::load(path).unwrap_err().to_string();
+    let refused = |path: &Path, kind: &str| {
+        let expected = format!(
+            "error: {} is {kind}, not a file\n |\n = help: give the path of a configuration file",
+            path.display()
+        );
+        assert_eq!(shown(path), expected);
+    };
+    refused(dir.path(), "a directory");
+    refused(Path::new("/dev/zero"), "a device");
+    // Nobody writes to it, and nobody has closed it.
+    let (reader, _writer) = std::io::pipe().unwrap();
+    refused(
+        Path::new(&format!("/proc/self/fd/{}", reader.as_raw_fd())),
+        "a pipe",
+    );
+    assert_eq!(
+        shown(&long),
+        format!(
+            "error: {} is longer than 8 MiB\n |\n \
+             = help: a configuration is shorter: give the path of one",
+            long.display()
+        )
     );
 }

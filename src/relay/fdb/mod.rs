@@ -59,6 +59,16 @@ pub(super) enum Learning {
     Off,
 }
 
+impl Learning {
+    /// Whether the address was to be learned and could not be.
+    pub(super) fn is_refused(self) -> bool {
+        matches!(
+            self,
+            Learning::Damped | Learning::PortLimit | Learning::RelayLimit
+        )
+    }
+}
+
 /// The filtering database of one relay.
 #[derive(Debug)]
 pub struct Fdb {
@@ -279,6 +289,7 @@ impl Fdb {
             return false;
         }
         let value = Value::fixed(EntryKind::Static, slot);
+        self.seats.take_static(slot);
         let added = self.insert(&bound, value, 0);
         if !added {
             self.release(value);
@@ -311,6 +322,10 @@ impl Fdb {
 
     /// Removes the static entries of a port.
     pub(super) fn forget_static(&self, slot: Slot) {
+        // A search through the whole table, which a daemon with many ports cannot afford for each.
+        if !self.seats.has_static(slot) {
+            return;
+        }
         self.remove_where(0..self.table.buckets(), |_, value| {
             value.kind() == EntryKind::Static && value.slot() == slot
         });
@@ -357,7 +372,10 @@ impl Fdb {
     fn release(&self, value: Value) {
         let counted = match value.kind() {
             EntryKind::Learned => self.seats.give_back(value.slot(), value.generation()),
-            EntryKind::Static => true,
+            EntryKind::Static => {
+                self.seats.give_back_static(value.slot());
+                true
+            }
             EntryKind::Pinned => false,
         };
         if counted {

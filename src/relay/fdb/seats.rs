@@ -1,7 +1,8 @@
 //! What the database counts per port.
 //!
-//! One word a port: the generation above the number of learned entries, so that both change at
-//! once when the port goes down.
+//! One word a port for what it learned: the generation above the number of entries, so that both change
+//! at once when the port goes down. And one for its static entries, so that nobody looks for them where
+//! there are none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,21 +14,26 @@ const LINES: usize = MAX_PORTS / 8;
 
 /// The words of all ports.
 #[derive(Debug)]
-pub struct Seats(Box<[CacheLine; LINES]>);
+pub struct Seats {
+    learned: Words,
+    fixed: Words,
+}
+
+/// A word for each port.
+type Words = Box<[CacheLine; LINES]>;
 
 impl Seats {
     /// All ports in generation 0, with nothing learned.
     pub fn new() -> Seats {
-        let lines: Box<[CacheLine]> = cache_lines(LINES);
-        let Ok(lines) = lines.try_into() else {
-            unreachable!("as many lines as were asked for");
-        };
-        Seats(lines)
+        Seats {
+            learned: words(),
+            fixed: words(),
+        }
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.0)
+        size_of_val(&*self.learned) + size_of_val(&*self.fixed)
     }
 
     /// How many entries a port has learned.
@@ -72,10 +78,38 @@ impl Seats {
         count(last.unwrap_or_else(|word| word))
     }
 
+    /// Counts one more static entry.
+    pub fn take_static(&self, slot: Slot) {
+        word(&self.fixed, slot).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one static entry less.
+    pub fn give_back_static(&self, slot: Slot) {
+        word(&self.fixed, slot).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a port has static entries.
+    pub fn has_static(&self, slot: Slot) -> bool {
+        word(&self.fixed, slot).load(Ordering::Relaxed) != 0
+    }
+
     #[inline]
     fn word(&self, slot: Slot) -> &AtomicU64 {
-        &self.0[slot.index() / 8 % LINES].0[slot.index() % 8]
+        word(&self.learned, slot)
     }
+}
+
+fn words() -> Words {
+    let lines: Box<[CacheLine]> = cache_lines(LINES);
+    let Ok(lines) = lines.try_into() else {
+        unreachable!("as many lines as were asked for");
+    };
+    lines
+}
+
+#[inline]
+fn word(words: &Words, slot: Slot) -> &AtomicU64 {
+    &words[slot.index() / 8 % LINES].0[slot.index() % 8]
 }
 
 fn count(word: u64) -> u32 {

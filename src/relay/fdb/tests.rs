@@ -129,6 +129,18 @@ fn static_entries_stay() {
     fdb.add_static(1, mac(5), slot(4));
     fdb.forget_static(slot(4));
     assert_eq!((fdb.len(), at(&fdb, 5, 0)), (1, None));
+    // Each port's go with it, and only those.
+    let fdb = Fdb::new(10);
+    fdb.add_static(1, mac(50), slot(5));
+    fdb.add_static(2, mac(50), slot(6));
+    fdb.add_static(2, mac(51), slot(6));
+    assert!(fdb.remove_static(2, mac(51)));
+    fdb.forget_static(slot(6));
+    fdb.forget_static(slot(7));
+    assert_eq!(fdb.lookup(2, mac(50), 0), None);
+    assert!(fdb.lookup(1, mac(50), 0).is_some());
+    fdb.forget_static(slot(5));
+    assert_eq!(fdb.lookup(1, mac(50), 0), None);
 }
 
 #[test]
@@ -321,6 +333,59 @@ fn workers_that_fight_for_one_address_leave_one_entry() {
     assert_eq!((fdb.len(), fdb.entries(20_000).count()), (5, 5));
     let counted: usize = (0..4).map(|index| fdb.learned_by(slot(index))).sum();
     assert_eq!(counted, 5);
+}
+
+#[test]
+fn a_flood_takes_nothing_from_others_who_learn_and_move_meanwhile() {
+    const OWN: u64 = 500;
+    const ROAMING: u64 = 64;
+    // The flood may have 100, two ports have 500 each, and 64 addresses move between those.
+    let fdb = Fdb::new(2000);
+    let own = |port: u64, number: u64| mac(port << 32 | number);
+    let roaming = |number: u64| mac(9 << 32 | number);
+    std::thread::scope(|scope| {
+        let fdb = &fdb;
+        scope.spawn(move || {
+            for number in 0..100_000 {
+                let learning = fdb.learn(1, own(3, number), slot(3), 100, 0);
+                assert!(matches!(learning, Learning::New | Learning::PortLimit));
+            }
+        });
+        for port in [1, 2] {
+            scope.spawn(move || {
+                for round in 0..40 {
+                    for number in 0..OWN {
+                        let learning =
+                            fdb.learn(1, own(port, number), slot(port as usize), 1000, 0);
+                        let expected = if round == 0 {
+                            Learning::New
+                        } else {
+                            Learning::Known
+                        };
+                        assert_eq!(learning, expected);
+                    }
+                    for number in 0..ROAMING {
+                        let learning = fdb.learn(1, roaming(number), slot(port as usize), 1000, 0);
+                        assert!(!matches!(
+                            learning,
+                            Learning::PortLimit | Learning::RelayLimit
+                        ));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(fdb.learned_by(slot(3)), 100);
+    for port in [1, 2] {
+        for number in 0..OWN {
+            let (at, _) = fdb.lookup(1, own(port, number), 0).unwrap();
+            assert_eq!(at, slot(port as usize));
+        }
+    }
+    let total = 100 + 2 * OWN as usize + ROAMING as usize;
+    assert_eq!((fdb.len(), fdb.entries(0).count()), (total, total));
+    let counted: usize = (1..4).map(|port| fdb.learned_by(slot(port))).sum();
+    assert_eq!(counted, total);
 }
 
 #[test]

@@ -123,6 +123,7 @@ fn at_the_port_limit_the_uplink_decides() {
             assert!(ninth.is_ok());
         }
         assert_eq!(net.state(0).take_report().limited, Some(mac(8)));
+        assert_eq!((net.state(0).unlearned(), net.state(1).unlearned()), (1, 0));
         assert_eq!(net.relay.fdb().learned_by(slot(0)), 8);
         // The others keep theirs, and so does this port.
         assert!(net.send(1, &from(100)).is_ok());

@@ -45,6 +45,9 @@ pub enum DeviceError {
         /// Buffers found.
         published: u16,
     },
+    /// The kick descriptor, which the device shares, cannot be written without waiting.
+    #[error("the device has made its kick descriptor block")]
+    KickBlocks,
 }
 
 /// What was negotiated, as far as a driver's queue cares.

@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::memory::{MemoryError, wait_readable};
 use super::ring::Ring;
+use crate::sys::eventfd;
 
 #[derive(Debug)]
 pub(super) struct Wake {
@@ -30,7 +31,7 @@ impl Wake {
     }
 
     pub fn kick(&self) -> io::Result<()> {
-        match self.kick.write(1) {
+        match eventfd::signal(&self.kick) {
             // The counter is full: the device has not looked yet and will be woken all the same.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result,

@@ -54,6 +54,24 @@ fn at(guest_addr: u64, size: u64) -> Region {
     }
 }
 
+#[test]
+fn memory_comes_from_memory_or_a_disk() {
+    // A regular file of 4096 bytes, as it says, on sysfs.
+    let odd = Region {
+        file: File::open("/sys/kernel/uevent_seqnum").unwrap(),
+        ..at(0, 0x1000)
+    };
+    let error = GuestMemory::new(vec![odd]).unwrap_err();
+    let MemoryError::Region { source, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        matches!(source, MappingError::FileSystem { found: 0x6265_6572 }),
+        "{source}"
+    );
+    assert!(source.to_string().contains("memfd"));
+}
+
 fn refuse(regions: Vec<Region>) -> String {
     GuestMemory::new(regions).unwrap_err().to_string()
 }

@@ -222,7 +222,7 @@ proptest! {
                 let _ = ring.reserve(&[20], &mut b);
                 ring.cancel(&mut a);
                 ring.complete(&mut b);
-                ring.notify();
+                ring.notify().unwrap();
                 write(&guest, &again);
             }
         } else {
@@ -234,7 +234,7 @@ proptest! {
                 prop_assert!(batch.chains().len() <= usize::from(size));
                 (0..64).filter(|i| finish >> i & 1 != 0).for_each(|i| guard.finish(i));
                 guard.publish();
-                ring.notify();
+                ring.notify().unwrap();
                 write(&guest, &again);
             }
         }

@@ -167,12 +167,12 @@ fn publication_follows_reservation() {
     fill(&ring, &b, &[50, 60], 2);
     ring.complete(&mut b);
     assert_eq!(guest.used_idx(), 0);
-    assert!(ring.notify(), "owed at the start");
-    assert!(!ring.notify());
+    assert!(ring.notify().unwrap(), "owed at the start");
+    assert!(!ring.notify().unwrap());
     fill(&ring, &a, &[150], 1);
     ring.complete(&mut a);
     assert_eq!(guest.used_idx(), 4);
-    assert!(ring.notify());
+    assert!(ring.notify().unwrap());
     fill(&ring, &c, &[300], 3);
     ring.complete(&mut c);
     assert_eq!(guest.used_idx(), 7);

@@ -73,7 +73,7 @@ fn write_frames(ring: &RxRing, writer: u8, stop: &AtomicBool) {
             thread::yield_now();
         }
         ring.complete(&mut batch);
-        ring.notify();
+        ring.notify().unwrap();
         sequence += granted as u32;
     }
 }

@@ -171,18 +171,18 @@ fn send(guest: &mut Guest, ring: &TxRing, count: u16) {
 fn calls_without_event_idx() {
     let mut guest = Guest::new(8);
     let ring = guest.tx();
-    assert!(ring.notify(), "one call is owed at the start");
-    assert!(!ring.notify());
+    assert!(ring.notify().unwrap(), "one call is owed at the start");
+    assert!(!ring.notify().unwrap());
     assert_eq!(guest.calls(), 1);
     send(&mut guest, &ring, 3);
-    assert!(ring.notify());
-    assert!(!ring.notify(), "nothing new");
+    assert!(ring.notify().unwrap());
+    assert!(!ring.notify().unwrap(), "nothing new");
     assert_eq!(guest.calls(), 1);
     guest.set_no_interrupt(true);
     send(&mut guest, &ring, 1);
-    assert!(!ring.notify());
+    assert!(!ring.notify().unwrap());
     guest.set_no_interrupt(false);
-    assert!(!ring.notify(), "that one was weighed already");
+    assert!(!ring.notify().unwrap(), "that one was weighed already");
     assert_eq!(guest.calls(), 0);
 }
 
@@ -190,7 +190,7 @@ fn calls_without_event_idx() {
 fn calls_with_event_idx_over_the_wrap() {
     let mut guest = Guest::with(8, |f| f.event_idx = true).start_at(65533);
     let ring = guest.tx();
-    ring.notify();
+    ring.notify().unwrap();
     guest.calls();
     // (used_event, chains, called): the guest wants to know when used.idx moves past the event.
     for (event, count, called) in [
@@ -206,13 +206,17 @@ fn calls_with_event_idx_over_the_wrap() {
         let from = guest.used_idx();
         guest.set_used_event(event);
         send(&mut guest, &ring, count);
-        assert_eq!(ring.notify(), called, "{event} from {from} by {count}");
+        assert_eq!(
+            ring.notify().unwrap(),
+            called,
+            "{event} from {from} by {count}"
+        );
     }
     // NO_INTERRUPT means nothing here.
     guest.set_no_interrupt(true);
     guest.set_used_event(guest.used_idx());
     send(&mut guest, &ring, 1);
-    assert!(ring.notify());
+    assert!(ring.notify().unwrap());
 }
 
 #[test]
@@ -221,13 +225,13 @@ fn a_guest_that_polls_is_not_called() {
     let call = guest.config.call.take();
     let ring = guest.tx();
     send(&mut guest, &ring, 1);
-    assert!(!ring.notify());
+    assert!(!ring.notify().unwrap());
     // A call descriptor that comes later brings the call that may be missed.
     guest.config.call = call;
     let ring = ring
         .reconfigure(&guest.config, guest.memory(), None)
         .unwrap();
-    assert!(ring.notify());
+    assert!(ring.notify().unwrap());
     assert_eq!(guest.calls(), 1);
 }
 

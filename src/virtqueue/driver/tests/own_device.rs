@@ -114,8 +114,8 @@ impl Device for OwnDevice {
 
     fn wants_call(&mut self) -> bool {
         match self {
-            Self::Tx(ring) => ring.notify(),
-            Self::Rx(ring) => ring.notify(),
+            Self::Tx(ring) => ring.notify().unwrap(),
+            Self::Rx(ring) => ring.notify().unwrap(),
         }
     }
 

@@ -1,0 +1,197 @@
+//! What a frame costs in relays of different sizes: `cargo bench --bench relay`.
+//!
+//! The question is whether the cost grows, so all sizes of a series are measured in turn, round after round, and
+//! the answer is the median of the ratios to the first of the series within a round. Times of themselves say as
+//! much about the machine as about the relay.
+
+mod common;
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use common::{NOBODY, Net, Size};
+use evb::stats::VlanCounters;
+
+/// Measurements of each size.
+const ROUNDS: usize = 21;
+/// Frames of a measurement.
+const FRAMES: usize = 1 << 16;
+/// Conversations that fit into the nearest caches whatever the size of the relay.
+const FEW: usize = 32;
+
+/// Something that can be measured again and again; it returns how many frames it took.
+type Run = Box<dyn FnMut() -> usize>;
+
+fn main() {
+    // `cargo test --benches` wants to know that it runs at all.
+    let rounds = if std::env::args().any(|arg| arg == "--bench") {
+        ROUNDS
+    } else {
+        1
+    };
+    let size = |ports, vlans, entries| Size {
+        ports,
+        vlans,
+        entries,
+    };
+    let entries = [2, 1024, 65_536, 1 << 20];
+    let named = |what: &str, numbers: &[u64], run: &dyn Fn(u64) -> Run| {
+        let runs = numbers.iter().map(|number| (*number, run(*number)));
+        series(what, rounds, runs.collect());
+    };
+    named("forward, 32 conversations, FDB entries", &entries, &|n| {
+        forward(size(2, 0, n), FEW)
+    });
+    named("forward, all addresses, FDB entries", &entries, &|n| {
+        forward(size(2, 0, n), FRAMES)
+    });
+    named("forward, 32 conversations, ports", &[2, 32, 1024], &|n| {
+        forward(size(n as usize, 0, 4096), FEW)
+    });
+    named("forward, 4,096 addresses, ports", &[2, 32, 1024], &|n| {
+        forward(size(n as usize, 0, 4096), FRAMES)
+    });
+    named("forward, 32 conversations, VLANs", &[1, 64, 4094], &|n| {
+        forward(size(2, n as u16, 8188), FEW)
+    });
+    named("forward, 8,188 addresses, VLANs", &[1, 64, 4094], &|n| {
+        forward(size(2, n as u16, 8188), FRAMES)
+    });
+    named("forward, everything: 2 ports, or 1,024", &[2, 1024], &|n| {
+        let large = n == 1024;
+        forward(
+            if large {
+                size(1024, 4094, 1 << 20)
+            } else {
+                size(2, 1, 2)
+            },
+            FEW,
+        )
+    });
+    named("refresh, FDB entries", &entries[1..], &|n| {
+        refresh(size(2, 0, n))
+    });
+    named("learn, entries to be", &entries[1..], &|n| learn(n));
+    named("count, VLANs", &[1, 64, 4094], &|n| count(n as u16));
+    memory();
+}
+
+/// Forwards frames of known addresses.
+fn forward(size: Size, conversations: usize) -> Run {
+    let mut net = Net::new(size);
+    let sent = net.conversations(conversations);
+    Box::new(move || {
+        for _ in 0..FRAMES / sent.len() {
+            for sent in &sent {
+                black_box(net.forward(sent));
+            }
+        }
+        FRAMES / sent.len() * sent.len()
+    })
+}
+
+/// Forwards frames of addresses that were last seen a second ago.
+fn refresh(size: Size) -> Run {
+    let mut net = Net::new(size);
+    let sent = net.conversations(FEW);
+    Box::new(move || {
+        for _ in 0..FRAMES / FEW {
+            net.now += 1;
+            for sent in &sent {
+                black_box(net.forward(sent));
+            }
+        }
+        FRAMES
+    })
+}
+
+/// Fills an empty database; frames to nobody at two ports are floods of one.
+fn learn(entries: u64) -> Run {
+    let mut net = Net::empty(Size {
+        ports: 2,
+        vlans: 0,
+        entries,
+    });
+    let sent: Vec<_> = (0..entries).map(|n| net.frame(NOBODY, n)).collect();
+    let batch = sent.len().min(FRAMES);
+    let mut first = 0;
+    Box::new(move || {
+        if first == 0 {
+            net.fdb().flush(net.now, |_| true);
+        }
+        for sent in &sent[first..first + batch] {
+            black_box(net.forward(sent));
+        }
+        first = (first + batch) % sent.len();
+        batch
+    })
+}
+
+/// Counts a frame in and out, in one VLAN after the other.
+fn count(vlans: u16) -> Run {
+    let counters = VlanCounters::default();
+    Box::new(move || {
+        for frame in 0..FRAMES {
+            let vid = 1 + (frame % usize::from(vlans)) as u16;
+            counters.count_in(black_box(vid), 64);
+            counters.count_out(vid, 60);
+        }
+        FRAMES
+    })
+}
+
+/// Measures in turn and prints a line for each.
+fn series(what: &str, rounds: usize, mut runs: Vec<(u64, Run)>) {
+    let mut times = vec![Vec::with_capacity(rounds); runs.len()];
+    for _ in 0..rounds {
+        for ((_, run), times) in runs.iter_mut().zip(&mut times) {
+            // What the runs before have left in the caches goes first.
+            black_box(run());
+            let start = Instant::now();
+            let frames = run();
+            times.push(start.elapsed().as_secs_f64() * 1e9 / frames as f64);
+        }
+    }
+    println!("\n{what:<42}    ns    ratio");
+    for ((number, _), own) in runs.iter().zip(&times) {
+        let ratios = own.iter().zip(&times[0]).map(|(a, b)| a / b).collect();
+        let (ns, ratio) = (median(own.clone()), median(ratios));
+        println!("{number:>42} {ns:>5.1} {ratio:>8.2}");
+    }
+}
+
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// What a full database and the counters of all VLANs really occupy.
+fn memory() {
+    let entries = 1 << 20;
+    let before = resident();
+    let net = Net::new(Size {
+        ports: 2,
+        vlans: 0,
+        entries,
+    });
+    let taken = resident() - before;
+    let fdb = net.fdb().bytes() as f64 / entries as f64;
+    let touched = taken as f64 / entries as f64;
+    println!("\nbytes an FDB entry, at 1,048,576: {fdb:.1} reserved, {touched:.1} resident");
+    let before = resident();
+    let counters = VlanCounters::default();
+    (1..=4094).for_each(|vid| counters.count_in(vid, 64));
+    let taken = (resident() - before) / 1024;
+    println!("KiB for the counters of 4,094 VLANs in one worker: {taken} resident");
+    black_box((net, counters));
+}
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    let pages = status
+        .split(' ')
+        .nth(1)
+        .and_then(|field| field.parse().ok());
+    4096 * pages.unwrap_or(0)
+}
