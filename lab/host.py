@@ -31,7 +31,11 @@ class Host(Linux):
         super().ready(timeout)
         self.pf, self.wire = (self.check(f'basename $(dirname $(grep -l {address} /sys/class/net/*/address))')
                               for address in (PF_MAC, WIRE_MAC))
-        self.check(f'mkdir -p /run/netns /run/evb; ip netns add wire; ip link set {self.wire} netns wire; '
+        # Each device answers for its own addresses only, as if there were several hosts.
+        self.check('for f in all default; do echo 1 > /proc/sys/net/ipv4/conf/$f/arp_ignore; '
+                   'echo 2 > /proc/sys/net/ipv4/conf/$f/arp_announce; done; mkdir -p /run/netns /run/evb')
+        self.check(f'ip netns add wire; ip netns exec wire sh -c "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore"; '
+                   f'ip link set {self.wire} netns wire; '
                    f'ip -n wire link set {self.wire} up; ip link set {self.pf} up; '
                    f'until grep -q 1 /sys/class/net/{self.pf}/carrier; do usleep 100000; done')
         return self
@@ -45,10 +49,19 @@ class Host(Linux):
                        f'ip -n wire link set {dev} up')
         self.check(f'ip -n wire addr add {address}/24 dev {dev}')
 
-    def reaches(self, namespace, address):
-        """Whether a ping from a network namespace is answered, within three seconds."""
-        status, _ = self.sh(f'ip netns exec {namespace} ping -c 3 -W 1 -i 0.5 {address} > /dev/null')
-        return status == 0
+    def answers(self, address):
+        """Whether a ping of the host is answered, within three seconds."""
+        return self.sh(f'ping -c 3 -W 1 -i 0.5 {address} > /dev/null')[0] == 0
+
+    def seen_on_wire(self, address):
+        """By which device, and with which MAC address, the wire's other end knows an address."""
+        found = re.search(r'dev (\S+) lladdr (\S+)', self.check(f'ip -n wire neigh show {address} nud all | grep lladdr'))
+        return found[1], found[2]
+
+    def write(self, path, text):
+        """Writes a short file; neither quotes of shells nor backslashes in it."""
+        escaped = text.replace('\n', '\\n')
+        self.check(f"printf %b '{escaped}' > {path}")
 
     def fails(self, command):
         """Runs a command that has to fail; what it says."""

@@ -7,6 +7,7 @@
 
 pub mod connect;
 pub mod cpu;
+pub mod ethtool;
 pub mod eventfd;
 pub mod fdpass;
 pub mod interrupt;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::handover::VFIO;
+use super::host::VLAN_FILTER;
 use super::spec::Setting;
 use crate::uplink::error::LinkError;
 
@@ -158,6 +159,20 @@ pub enum SriovError {
         vf: u16,
         /// Its VLAN.
         vlan: u16,
+    },
+    /// Tags would not arrive.
+    #[error(
+        "VF {vf} of {pf} would lose frames: {device} drops tagged ones, which the uplink takes; run `ethtool -K \
+         {device} {VLAN_FILTER} off`, or, where its driver cannot do that, give the uplink one VLAN that the NIC \
+         tags: `vlan = 10` in `sriov` and `access = 10`"
+    )]
+    Filtered {
+        /// The physical function.
+        pf: String,
+        /// The virtual function.
+        vf: u16,
+        /// Its network device.
+        device: String,
     },
     /// A file of sysfs cannot be read or written.
     #[error(

@@ -9,8 +9,12 @@ use super::Address;
 use super::error::SriovError;
 use super::spec::{FunctionState, Setting};
 use super::sysfs::Sysfs;
+use crate::sys::ethtool::Ethtool;
 use crate::uplink::error::{LinkError, Occupied};
 use crate::uplink::netlink::{Device, Settings, with_client};
+
+/// The kernel's name for the filter of VLANs.
+pub(super) const VLAN_FILTER: &str = "rx-vlan-filter";
 
 /// What is asked of the system. Each call waits for its answer.
 pub trait Host {
@@ -31,6 +35,9 @@ pub trait Host {
 
     /// A network device.
     fn device(&self, name: &str) -> Result<Device, LinkError>;
+
+    /// Whether a network device drops tagged frames but those of VLAN devices on it.
+    fn filters_vlans(&self, name: &str) -> io::Result<bool>;
 
     /// What of the host depends on a network device.
     fn occupied(&self, ifindex: u32) -> Result<Occupied, LinkError>;
@@ -81,6 +88,14 @@ impl Host for Linux {
 
     fn device(&self, name: &str) -> Result<Device, LinkError> {
         with_client(async |client| client.get(name).await)
+    }
+
+    fn filters_vlans(&self, name: &str) -> io::Result<bool> {
+        let features = Ethtool::new()?.features(name)?;
+        let mut filters = features
+            .iter()
+            .filter(|feature| feature.name == VLAN_FILTER);
+        Ok(filters.any(|feature| feature.active))
     }
 
     fn occupied(&self, ifindex: u32) -> Result<Occupied, LinkError> {

@@ -52,6 +52,14 @@ pub fn prepare(host: &impl Host, spec: &SriovSpec) -> Result<Ready, LinkError> {
             spec.vf
         ),
     }
+    if spec.serves.tagged && filters_vlans(host, &name)? {
+        return Err(SriovError::Filtered {
+            pf: spec.pf.clone(),
+            vf: spec.vf,
+            device: name,
+        }
+        .into());
+    }
     let settings = Settings {
         up: true,
         silent: true,
@@ -153,6 +161,11 @@ fn align(
     }
     let device = host.device(&name)?;
     Ok((name, device))
+}
+
+fn filters_vlans(host: &impl Host, name: &str) -> Result<bool, LinkError> {
+    let asked = host.filters_vlans(name);
+    asked.map_err(|error| LinkError::admin(format!("asking for the features of {name}"), &error))
 }
 
 /// Has the device receive for the stations behind it whose address is not its own.

@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     /// Whether the address of a running device can be changed.
     pub fixed_addresses: bool,
     pub occupied: Occupied,
+    /// Whether the driver filters VLANs.
+    pub filters_vlans: bool,
     /// The IOMMU group that a virtual machine uses.
     pub used_group: Option<u32>,
 }
@@ -261,6 +263,10 @@ impl Host for Machine {
         let device = name.to_owned();
         let found = inner.devices.get(name).cloned();
         found.ok_or(LinkError::Missing { device })
+    }
+
+    fn filters_vlans(&self, _: &str) -> io::Result<bool> {
+        Ok(self.inner.borrow().filters_vlans)
     }
 
     fn occupied(&self, _: u32) -> Result<Occupied, LinkError> {

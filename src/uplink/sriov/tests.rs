@@ -252,6 +252,21 @@ fn tags_are_not_put_on_tags() {
 }
 
 #[test]
+fn tags_that_would_not_arrive_are_refused() {
+    let machine = Machine::with_functions(2);
+    machine.inner.borrow_mut().filters_vlans = true;
+    prepare(&machine, &several()).unwrap();
+    let mut spec = several();
+    spec.serves.tagged = true;
+    assert_eq!(
+        refusal(&machine, &spec),
+        "VF 1 of eth1 would lose frames: eth1v1 drops tagged ones, which the uplink takes; run `ethtool -K eth1v1 \
+         rx-vlan-filter off`, or, where its driver cannot do that, give the uplink one VLAN that the NIC tags: \
+         `vlan = 10` in `sriov` and `access = 10`"
+    );
+}
+
+#[test]
 fn what_a_driver_refuses_becomes_a_sentence() {
     let all = FunctionSettings {
         mac: Some(OTHER),
