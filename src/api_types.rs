@@ -113,6 +113,9 @@ pub struct PortStatus {
     pub state: PortState,
     /// Path of its vhost-user socket, if it has one.
     pub socket: Option<String>,
+    /// Its devices of the host: none, one, or those of a bond in the order of preference.
+    #[serde(default)]
+    pub links: Vec<LinkStatus>,
     /// Queue pairs in use.
     pub queues: u16,
     /// Names of the features that were negotiated.
@@ -127,6 +130,25 @@ pub struct PortStatus {
     pub refused_mac: Option<Mac>,
     /// What was counted.
     pub counters: Counters,
+}
+
+/// A device of the host behind a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Name of the link: the port's, or that of the link in the bond.
+    pub name: String,
+    /// What it is, by the word of the configuration: `tap`, `macvtap`, `af_packet`.
+    pub kind: String,
+    /// Name of the network device.
+    pub device: String,
+    /// Whether the device is there and open; where it is not, it is looked for.
+    pub present: bool,
+    /// Whether it is switched on and has a carrier.
+    pub carrier: bool,
+    /// Whether it carries the frames of the port.
+    pub active: bool,
+    /// Its MTU, while it is there.
+    pub mtu: Option<u16>,
 }
 
 /// On which side of its relay a port is.
@@ -437,6 +459,7 @@ mod tests {
                 reason: "bad ring".into(),
             },
             socket: Some("/run/evb/vm1.sock".into()),
+            links: vec![],
             queues: 2,
             features: vec!["MRG_RXBUF".into()],
             mtu: None,

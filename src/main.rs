@@ -1,14 +1,14 @@
 //! The `evb` binary: command line → configuration → daemon. Thin.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use evb::cli::{self, Cli, Command, Run};
 use evb::config::Config;
 use evb::daemon;
-use evb::privileged::{self, Privileged};
+use evb::privileged::{self, Handed, Privileged};
 use evb::uplink::Spec;
 
 fn main() -> ExitCode {
@@ -54,22 +54,28 @@ fn serve(run: Run) -> ExitCode {
         config.daemon.workers = workers.into();
     }
     config.daemon.control = run.control.or(config.daemon.control);
-    let directories: Vec<PathBuf> = config
-        .sockets()
-        .filter_map(Path::parent)
-        .map(Path::to_owned)
-        .collect();
-    let specs = config.specs();
-    let devices = specs.values().flat_map(Spec::devices);
-    let done = Privileged::spawn(directories, devices)
-        .map_err(|error| error.to_string())
-        .and_then(|privileged| {
-            daemon::run(config, run.config, privileged).map_err(|error| error.to_string())
-        });
+    let done = privileged(&config).and_then(|privileged| {
+        daemon::run(config, run.config, privileged).map_err(|error| error.to_string())
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(cli::EXIT_RUNTIME, &error),
     }
+}
+
+/// The way to all that needs a path, a capability or a descriptor that was handed in.
+fn privileged(config: &Config) -> Result<Privileged, String> {
+    let directories = config.sockets().filter_map(Path::parent);
+    let specs = config.specs();
+    let devices = specs.values().flat_map(Spec::devices);
+    let handed = specs.values().filter_map(|spec| match spec {
+        Spec::Handed(handed) => Some(handed),
+        _ => None,
+    });
+    // Before the helper starts, which is not to have them.
+    let handed = Handed::take(handed).map_err(|error| error.to_string())?;
+    let privileged = Privileged::spawn(directories, devices).map_err(|error| error.to_string())?;
+    Ok(privileged.with(handed))
 }
 
 /// Reads a configuration and checks that this version can carry it out.

@@ -243,6 +243,7 @@ mod tests {
             mode: None,
             state: PortState::Running,
             socket: None,
+            links: vec![],
             queues: 1,
             features: vec![],
             mtu: None,

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, Row, Table, Width, presets};
 
 use crate::api_types::{
-    FdbEntry, Flushed, PortMode, PortRole, PortState, PortStatus, RelayStatus, Reloaded, Status,
+    FdbEntry, Flushed, LinkStatus, PortMode, PortRole, PortState, PortStatus, RelayStatus,
+    Reloaded, Status,
 };
 use crate::frame::mac::Mac;
 use crate::uplink::sriov::{FunctionState, PhysicalFunction};
@@ -84,8 +85,18 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     print(out, &table)?;
     let columns = Columns {
         names: &[
-            "PORT", "RELAY", "MODE", "STATE", "QUEUES", "MTU", "TX", "TX BYTES", "RX", "RX BYTES",
-            "DROPS", "SOCKET",
+            "PORT",
+            "RELAY",
+            "MODE",
+            "STATE",
+            "QUEUES",
+            "MTU",
+            "TX",
+            "TX BYTES",
+            "RX",
+            "RX BYTES",
+            "DROPS",
+            "SOCKET OR DEVICE",
         ],
         numbers: &["QUEUES", "MTU", "TX", "TX BYTES", "RX", "RX BYTES", "DROPS"],
     };
@@ -133,8 +144,36 @@ fn port_row(port: &PortStatus) -> Row {
         Cell::new(counters.rx_frames),
         Cell::new(counters.rx_bytes),
         Cell::new(counters.drops.values().sum::<u64>()),
-        cell(port.socket.as_deref().unwrap_or("-")),
+        cell(&behind(port)),
     ])
+}
+
+/// Where a port leads: its socket, or its device, which is the one in use where it has several.
+fn behind(port: &PortStatus) -> String {
+    let active = port.links.iter().find(|link| link.active);
+    let link = active.or(port.links.first());
+    let device = link.map(|link| format!("{} {}", link.kind, link.device));
+    device.or(port.socket.clone()).unwrap_or("-".to_owned())
+}
+
+/// What is wrong with the device of a port, and how each link of a bond is.
+fn link_notes(port: &PortStatus) -> impl Iterator<Item = String> {
+    let bond = port.links.len() > 1;
+    let told = port.links.iter().filter(move |link| bond || !link.active);
+    told.map(move |link| {
+        let name = if bond {
+            format!("{}: link {}", port.name, link.name)
+        } else {
+            port.name.clone()
+        };
+        let state = match link {
+            LinkStatus { present: false, .. } => "not there",
+            LinkStatus { carrier: false, .. } => "no carrier",
+            LinkStatus { active: false, .. } => "carrier",
+            LinkStatus { active: true, .. } => "carrier, active",
+        };
+        format!("{name}: {} {}: {state}", link.kind, link.device)
+    })
 }
 
 /// What does not fit a column: why a port failed, what it refused, what it dropped.
@@ -154,7 +193,8 @@ fn notes(port: &PortStatus) -> impl Iterator<Item = String> {
             .collect();
         format!("{}: dropped {}", port.name, reasons.join(", "))
     });
-    [failed, refused, dropped].into_iter().flatten()
+    let notes = [failed, refused, dropped].into_iter().flatten();
+    notes.chain(link_notes(port))
 }
 
 /// `evb vlans`.

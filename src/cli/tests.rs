@@ -7,8 +7,8 @@ use clap::error::ErrorKind;
 
 use super::*;
 use crate::api_types::{
-    ApiError, Counters, FdbKind, PortMode, PortRole, PortState, PortStatus, RelayStatus,
-    VlanStatus, WorkerStatus,
+    ApiError, Counters, FdbKind, LinkStatus, PortMode, PortRole, PortState, PortStatus,
+    RelayStatus, VlanStatus, WorkerStatus,
 };
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -188,12 +188,25 @@ fn port(name: &str) -> PortStatus {
         mode: Some(PortMode::Vepa),
         state: PortState::Running,
         socket: Some(format!("/run/evb/{name}.sock")),
+        links: vec![],
         queues: 2,
         features: vec![],
         mtu: Some(1500),
         macs: vec![],
         refused_mac: None,
         counters: Counters::default(),
+    }
+}
+
+fn link(name: &str, device: &str, carrier: bool, active: bool) -> LinkStatus {
+    LinkStatus {
+        name: name.into(),
+        kind: "macvtap".into(),
+        device: device.into(),
+        present: true,
+        carrier,
+        active,
+        mtu: Some(1500),
     }
 }
 
@@ -212,6 +225,15 @@ fn the_status_is_aligned() {
     };
     let mut uplink = port("up0");
     (uplink.role, uplink.mode, uplink.mtu, uplink.socket) = (PortRole::Uplink, None, None, None);
+    let mut bond = uplink.clone();
+    uplink.links = vec![link("up0", "eth1", false, false)];
+    uplink.state = PortState::Down;
+    bond.name = "up1".into();
+    bond.links = vec![
+        link("up1a", "evb-up1a", false, false),
+        link("up1b", "evb-up1b", true, true),
+    ];
+    bond.links[0].present = false;
     let status = Status {
         version: "0.1.0".into(),
         pid: 7,
@@ -228,7 +250,7 @@ fn the_status_is_aligned() {
             fdb_limit: 8192,
             vlans: vec![],
         }],
-        ports: vec![port("vm1"), failed, uplink],
+        ports: vec![port("vm1"), failed, uplink, bond],
     };
     let expected = "\
 evb 0.1.0, pid 7, up 1m 01s, 1 worker
@@ -236,14 +258,18 @@ evb 0.1.0, pid 7, up 1m 01s, 1 worker
 RELAY  PORTS  FDB  LIMIT
 blue       1   12   8192
 
-PORT         RELAY  MODE    STATE    QUEUES   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET
+PORT         RELAY  MODE    STATE    QUEUES   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET OR DEVICE
 vm1          blue   vepa    running       2  1500     0         0   0         0      0  /run/evb/vm1.sock
 a-long-name  blue   vepa    failed        2  1500  1234    567890   0         0      4  /run/evb/a-long-name.sock
-up0          blue   uplink  running       2     -     0         0   0         0      0  -
+up0          blue   uplink  down          2     -     0         0   0         0      0  macvtap eth1
+up1          blue   uplink  running       2     -     0         0   0         0      0  macvtap evb-up1b
 
 a-long-name: failed: ring 0:\u{fffd}[2J bad
 a-long-name: refused address 00:00:00:00:00:02
 a-long-name: dropped 3 ring_full, 1 runt
+up0: macvtap eth1: no carrier
+up1: link up1a: macvtap evb-up1a: not there
+up1: link up1b: macvtap evb-up1b: carrier, active
 ";
     assert_eq!(text(|out| show::status(out, &status)), expected);
 }

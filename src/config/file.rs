@@ -97,6 +97,36 @@ pub struct PortTable {
 pub struct TapTable {
     pub name: Word<String>,
     pub mac: Word<String>,
+    pub owner: Word<i64>,
+    pub group: Word<i64>,
+    pub fd: Word<FdItem>,
+}
+
+/// `fd`: a descriptor, or a list of them.
+#[derive(Debug, Clone)]
+pub struct FdItem(pub Vec<i64>);
+
+impl<'de> Deserialize<'de> for FdItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FdItem, D::Error> {
+        struct Item;
+        impl<'de> Visitor<'de> for Item {
+            type Value = FdItem;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of a descriptor such as 5, or a list such as [5, 6]")
+            }
+            fn visit_i64<E: de::Error>(self, fd: i64) -> Result<FdItem, E> {
+                Ok(FdItem(vec![fd]))
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<FdItem, A::Error> {
+                let mut fds = Vec::new();
+                while let Some(fd) = seq.next_element()? {
+                    fds.push(fd);
+                }
+                Ok(FdItem(fds))
+            }
+        }
+        deserializer.deserialize_any(Item)
+    }
 }
 
 /// `[[patch]]`
@@ -166,6 +196,8 @@ pub struct UplinkTable {
     expecting = "a table such as { parent = \"eth1\" }"
 )]
 pub struct MacvtapTable {
+    pub name: Word<String>,
+    pub fd: Word<FdItem>,
     pub parent: Word<String>,
     pub mode: Word<String>,
     pub queues: Word<i64>,

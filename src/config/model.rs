@@ -32,7 +32,7 @@ impl Config {
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         let ports = self.ports.values().filter_map(|port| match &port.backend {
             Backend::Listen(path) | Backend::Connect(path) => Some(path),
-            Backend::Tap(_) => None,
+            Backend::Tap(_) | Backend::Handed(_) => None,
         });
         let links = self
             .uplinks
@@ -134,6 +134,8 @@ pub enum Backend {
     Connect(PathBuf),
     /// The host, by a TAP device.
     Tap(Tap),
+    /// The host, by a TAP device that was opened by whoever starts the daemon.
+    Handed(Handed),
 }
 
 /// A TAP device to create or take.
@@ -143,6 +145,32 @@ pub struct Tap {
     pub name: String,
     /// Address of the host's side.
     pub mac: Option<Mac>,
+    /// A user who may open the device when the daemon does not.
+    pub owner: Option<u32>,
+    /// A group that may.
+    pub group: Option<u32>,
+}
+
+/// A device that was opened by whoever starts the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handed {
+    /// What it has to be.
+    pub kind: HandedKind,
+    /// Its descriptors, one for each queue.
+    pub descriptors: Vec<i32>,
+    /// The name that it has to have.
+    pub name: Option<String>,
+    /// The address that it has to have.
+    pub mac: Option<Mac>,
+}
+
+/// What a device has to be that was opened by whoever starts the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedKind {
+    /// A TAP device.
+    Tap,
+    /// A MACVTAP device in this mode.
+    Macvtap(MacvtapMode),
 }
 
 /// `[[uplink]]`: a relay's way to the adjacent switch.
@@ -220,6 +248,8 @@ pub enum LinkKind {
         /// How it shares the NIC.
         mode: MacvtapMode,
     },
+    /// A TAP or MACVTAP device that was opened by whoever starts the daemon.
+    Handed(Handed),
     /// A packet socket on a device.
     AfPacket {
         /// The device.

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Backend, Config, Link, LinkKind, MacvtapMode, Sriov, Tap, Uplink, Via};
+use super::model::{
+    Backend, Config, Handed, HandedKind, Link, LinkKind, MacvtapMode, Sriov, Tap, Uplink, Via,
+};
 use crate::frame::mac::Mac;
 use crate::relay::{MacPolicy, Mode, PortConfig, VlanConfig};
 use crate::uplink::sriov::{self, Serves, SriovSpec};
-use crate::uplink::{self, MacvtapSpec, PacketSpec, Spec, TapSpec, macvtap_name};
+use crate::uplink::{self, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, macvtap_name};
 
 impl Config {
     /// The devices that ports, uplinks and links of bonds need, by their names; those that are
     /// reached by sockets need none.
     pub fn specs(&self) -> BTreeMap<&str, Spec> {
         let ports = self.ports.iter().filter_map(|(name, port)| {
-            let Backend::Tap(tap) = &port.backend else {
-                return None;
+            let spec = match &port.backend {
+                Backend::Tap(tap) => tap.spec(port.queues, port.settings.mtu),
+                Backend::Handed(handed) => handed.spec(None),
+                Backend::Listen(_) | Backend::Connect(_) => return None,
             };
-            let spec = tap.spec(port.queues, port.settings.mtu);
             Some((name.as_str(), spec))
         });
         let links = self.uplinks.iter().flat_map(|(name, uplink)| {
@@ -90,9 +93,37 @@ impl Tap {
             queues,
             mac: self.mac.map(Mac::octets),
             mtu,
-            owner: None,
-            group: None,
+            owner: self.owner,
+            group: self.group,
         })
+    }
+}
+
+impl Handed {
+    /// `station` is who has to have the device's address where it is shared.
+    fn spec(&self, station: Option<Mac>) -> Spec {
+        let shared = |mode| mode != MacvtapMode::Passthru;
+        let (mode, mac) = match self.kind {
+            HandedKind::Tap => (None, self.mac),
+            HandedKind::Macvtap(mode) => (Some(mode), station.filter(|_| shared(mode))),
+        };
+        Spec::Handed(HandedSpec {
+            descriptors: self.descriptors.clone(),
+            name: self.name.clone(),
+            macvtap: mode.map(uplink::MacvtapMode::from),
+            mac: mac.map(Mac::octets),
+        })
+    }
+}
+
+impl From<MacvtapMode> for uplink::MacvtapMode {
+    fn from(mode: MacvtapMode) -> Self {
+        match mode {
+            MacvtapMode::Passthru => Self::Passthru,
+            MacvtapMode::Bridge => Self::Bridge,
+            MacvtapMode::Vepa => Self::Vepa,
+            MacvtapMode::Private => Self::Private,
+        }
     }
 }
 
@@ -106,16 +137,12 @@ impl Link {
     ) -> Option<Spec> {
         match &self.kind {
             LinkKind::Tap(tap) => Some(tap.spec(self.queues, mtu)),
+            LinkKind::Handed(handed) => Some(handed.spec(station)),
             LinkKind::Macvtap { parent, mode } => Some(Spec::Macvtap(MacvtapSpec {
                 name: macvtap_name(name),
                 adopt: false,
                 parent: parent.clone(),
-                mode: match mode {
-                    MacvtapMode::Passthru => uplink::MacvtapMode::Passthru,
-                    MacvtapMode::Bridge => uplink::MacvtapMode::Bridge,
-                    MacvtapMode::Vepa => uplink::MacvtapMode::Vepa,
-                    MacvtapMode::Private => uplink::MacvtapMode::Private,
-                },
+                mode: (*mode).into(),
                 queues: self.queues,
                 mac: station
                     .filter(|_| *mode != MacvtapMode::Passthru)

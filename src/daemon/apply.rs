@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
+use super::links::Named;
 use super::world::Kind;
 use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
 use crate::relay::PortConfig;
@@ -47,14 +48,34 @@ struct Wanted {
 /// What is to be behind a port.
 #[derive(Clone, Debug, PartialEq)]
 enum Plug {
-    VhostUser { address: Address, queue_pairs: u16 },
-    Patch { peer: String },
+    VhostUser {
+        address: Address,
+        queue_pairs: u16,
+    },
+    Patch {
+        peer: String,
+    },
+    /// Devices of the host: one, or those of a bond.
+    Links(Vec<Named>),
+}
+
+impl Plug {
+    /// Whether what is behind a port serves as this one, too.
+    fn serves(&self, next: &Plug) -> bool {
+        match (self, next) {
+            (Plug::Links(now), Plug::Links(next)) => {
+                let serves = |((a, now), (b, next)): (&Named, &Named)| a == b && now.serves(next);
+                now.len() == next.len() && now.iter().zip(next).all(serves)
+            }
+            _ => self == next,
+        }
+    }
 }
 
 impl Wanted {
     /// Whether a running port can become this one without its front end noticing.
     fn keeps(&self, now: &Wanted) -> bool {
-        self.plug == now.plug
+        self.plug.serves(&now.plug)
             && self.settings.role == now.settings.role
             // The guest was told its MTU, and that it is a standby.
             && self.settings.mtu == now.settings.mtu
@@ -65,12 +86,17 @@ impl Wanted {
 /// All ports that a configuration wants, by name.
 fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
     let mut all = BTreeMap::new();
+    let specs = config.specs();
+    let link = |port: &str, link: &str| match specs.get(link) {
+        Some(spec) => Ok((link.to_owned(), spec.clone())),
+        None => Err(unavailable(port, link)),
+    };
     for (name, port) in &config.ports {
         let queue_pairs = port.queues;
         let plug = match &port.backend {
             Backend::Listen(path) => listen(path, queue_pairs),
             Backend::Connect(path) => connect(path, queue_pairs),
-            Backend::Tap(_) => return Err(unavailable(name, "a TAP device")),
+            Backend::Tap(_) | Backend::Handed(_) => Plug::Links(vec![link(name, name)?]),
         };
         let (relay, settings) = (port.relay.clone(), port.settings.clone());
         all.insert(
@@ -83,17 +109,16 @@ fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
         );
     }
     for (name, uplink) in &config.uplinks {
-        let Attachment::Single(link) = &uplink.attachment else {
-            return Err(unavailable(name, "a bond"));
-        };
-        let plug = match &link.kind {
-            LinkKind::Listen(path) => listen(path, link.queues),
-            LinkKind::Connect(path) => connect(path, link.queues),
-            LinkKind::Tap(_) => return Err(unavailable(name, "a TAP device")),
-            LinkKind::Macvtap { .. } => return Err(unavailable(name, "a MACVTAP device")),
-            LinkKind::AfPacket { .. } => return Err(unavailable(name, "a packet socket")),
-            LinkKind::AfXdp { .. } => return Err(unavailable(name, "an AF_XDP socket")),
-            LinkKind::Sriov(_) => return Err(unavailable(name, "a virtual function")),
+        let plug = match &uplink.attachment {
+            Attachment::Single(single) => match &single.kind {
+                LinkKind::Listen(path) => listen(path, single.queues),
+                LinkKind::Connect(path) => connect(path, single.queues),
+                _ => Plug::Links(vec![link(name, name)?]),
+            },
+            Attachment::Bond(members) => {
+                let links = members.iter().map(|member| link(name, &member.name));
+                Plug::Links(links.collect::<Result<_, _>>()?)
+            }
         };
         let (relay, settings) = (uplink.relay.clone(), uplink.settings.clone());
         all.insert(
@@ -137,8 +162,8 @@ fn connect(path: &Path, queue_pairs: u16) -> Plug {
     }
 }
 
-fn unavailable(port: &str, what: &str) -> ApplyError {
-    let why = format!("{what} is not available in this version; use `listen` or `connect`");
+fn unavailable(port: &str, link: &str) -> ApplyError {
+    let why = format!("the link {link} is of a kind that this version does not have");
     ApplyError::Port {
         port: port.to_owned(),
         why,
@@ -182,7 +207,11 @@ impl Daemon {
         for port in gone {
             log::info!("port {}: removed", port.name);
             self.world.release(&port);
-            self.closing += usize::from(port.device().is_some_and(Device::is_open));
+            self.closing += match port.kind {
+                Kind::VhostUser(device) => usize::from(device.is_open()),
+                Kind::Patch(_) => 0,
+                Kind::Links(links) => self.opener().close_all(links),
+            };
         }
         self.wanted
             .0
@@ -282,10 +311,16 @@ impl Daemon {
                 moved.map_err(|e| fail(e.to_string()))?;
             }
             self.world.set_port(id, wanted.settings.clone());
+            self.follow_mtu(id);
             return Ok(());
         }
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
+            Plug::Links(names) => {
+                let mtu = wanted.settings.mtu;
+                let links = self.opener().open(name, names, mtu, &self.devices.known);
+                (Kind::Links(links.map_err(fail)?), None)
+            }
             Plug::VhostUser {
                 address,
                 queue_pairs,

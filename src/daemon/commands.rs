@@ -5,6 +5,7 @@ use std::process;
 use std::sync::Arc;
 
 use super::Daemon;
+use super::links::Links;
 use super::world::{Kind, PortEntry, RelayEntry};
 use crate::api::{Command, FdbWalk, Refusal, RefusalKind};
 use crate::api_types::{
@@ -96,7 +97,12 @@ impl Daemon {
                 _ => PortState::Down,
             },
             socket: device.map(|device| device.path().display().to_string()),
-            queues: device.map_or(0, |device| device.queues() as u16),
+            links: port.links().map(Links::status).unwrap_or_default(),
+            queues: match &port.kind {
+                Kind::VhostUser(device) => device.queues() as u16,
+                Kind::Links(links) => links.queues(),
+                Kind::Patch(_) => 0,
+            },
             features: device
                 .map(|device| feature_names(device.features))
                 .unwrap_or_default()

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::links::SearchId;
 use crate::uplink::Link;
+use crate::uplink::netlink::Change;
 use crate::vhost_user::Update;
 use crate::worker::{Fault, PortId, PortRings};
 
@@ -49,6 +51,12 @@ pub enum Event {
     Failed { port: PortId, error: Fault },
     /// A guest kicks and there is never anything in its ring.
     Hollow { port: PortId },
-    /// An endpoint that was told to stop has stopped.
+    /// Network devices of the host have changed.
+    Devices(Vec<Change>),
+    /// A device that was gone is back.
+    Found { search: SearchId, link: Link },
+    /// All workers use the link of a bond that has become the active one.
+    Over { port: PortId },
+    /// An endpoint or a device that was told to close has closed.
     EndpointGone,
 }

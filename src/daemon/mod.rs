@@ -7,8 +7,10 @@
 mod apply;
 mod commands;
 mod device;
+mod devices;
 mod endpoint;
 mod event;
+mod links;
 mod report;
 mod world;
 
@@ -115,6 +117,7 @@ pub struct Daemon {
     announcing: VecDeque<(PortId, Option<Mac>)>,
     /// Ports that went down and are silent with the next snapshot.
     falling: Vec<PortId>,
+    devices: devices::Devices,
     started: Instant,
 }
 
@@ -213,6 +216,8 @@ async fn serve(
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
+    let watching = daemon.watch_devices().await;
+    watching.map_err(system("the news of network devices"))?;
     let parents = config.sockets().filter_map(Path::parent);
     daemon.directories = parents.map(Path::to_owned).collect();
     daemon.config = config;
@@ -305,6 +310,7 @@ impl Daemon {
             replies: vec![],
             announcing: VecDeque::new(),
             falling: vec![],
+            devices: devices::Devices::default(),
             started: now,
         }
     }
@@ -392,6 +398,9 @@ impl Daemon {
                     );
                 }
             }
+            Event::Devices(changes) => self.devices_changed(&changes),
+            Event::Found { search, link } => self.device_found(search, link),
+            Event::Over { port } => self.announce_behind(port),
             Event::EndpointGone => {
                 self.closing = self.closing.saturating_sub(1);
                 self.finish_reload();
@@ -542,6 +551,8 @@ impl Daemon {
             );
             return Err((error, "start evb anew, or put the socket beside the others"));
         }
+        self.check_devices(&config)
+            .map_err(|error| (error.to_string(), MEND))?;
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config)
             .map_err(|error| (error.to_string(), MEND))?;
@@ -564,6 +575,7 @@ impl Daemon {
         let changes = Config::diff(&self.config, &config);
         let errors = self.establish(&config);
         self.config = config;
+        self.keep_watching_devices();
         self.publish();
         self.when_in_force(move || {
             let answer = answer(&changes, &errors);

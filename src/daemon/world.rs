@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::device::Device;
+use super::links::Links;
 use crate::config::StaticEntry;
 use crate::frame::mac::Mac;
 use crate::log_limited;
@@ -48,6 +49,8 @@ pub enum Kind {
     VhostUser(Device),
     /// The other end of a cable; `None` until both ends exist.
     Patch(Option<PortId>),
+    /// Devices of the host, present or not.
+    Links(Links),
 }
 
 /// A port of a relay.
@@ -73,7 +76,15 @@ impl PortEntry {
     pub fn device(&self) -> Option<&Device> {
         match &self.kind {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) => None,
+            Kind::Patch(_) | Kind::Links(_) => None,
+        }
+    }
+
+    /// The devices of a port that has some.
+    pub fn links(&self) -> Option<&Links> {
+        match &self.kind {
+            Kind::Links(links) => Some(links),
+            Kind::VhostUser(_) | Kind::Patch(_) => None,
         }
     }
 
@@ -82,6 +93,7 @@ impl PortEntry {
         match &self.kind {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
+            Kind::Links(links) => links.is_active(),
         }
     }
 
@@ -105,6 +117,7 @@ impl PortEntry {
             Kind::VhostUser(device) => device.attachment(),
             Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
             Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
+            Kind::Links(links) => links.attachment(),
         };
         Arc::clone(self.published.get_or_insert_with(|| {
             Arc::new(worker::Port {
@@ -224,15 +237,27 @@ impl World {
 
     /// A device, to be changed; workers see the change with the next snapshot.
     pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
+        match self.kind_mut(id)? {
+            Kind::VhostUser(device) => Some(device),
+            Kind::Patch(_) | Kind::Links(_) => None,
+        }
+    }
+
+    /// The devices of the host behind a port; the same goes for them.
+    pub fn links_mut(&mut self, id: PortId) -> Option<&mut Links> {
+        match self.kind_mut(id)? {
+            Kind::Links(links) => Some(links),
+            Kind::VhostUser(_) | Kind::Patch(_) => None,
+        }
+    }
+
+    fn kind_mut(&mut self, id: PortId) -> Option<&mut Kind> {
         let port = self.ports.get_mut(id.index())?.as_mut()?;
         port.published = None;
         if let Some(Some(relay)) = self.relays.get_mut(port.relay) {
             relay.view = None;
         }
-        match &mut port.kind {
-            Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) => None,
-        }
+        Some(&mut port.kind)
     }
 
     /// Adds a relay without ports and returns its place.
@@ -296,6 +321,7 @@ impl World {
         let pairs = match &kind {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
+            Kind::Links(links) => links.queues(),
         };
         let workers = (0..pairs).map(|_| self.assign()).collect();
         self.ports[place] = Some(PortEntry {

@@ -19,12 +19,14 @@
 //! Any thread may ask; one request is under way at a time, and none waits for another process:
 //! connecting succeeds at once or fails. This room knows no vhost-user, no API and no configuration.
 
+mod handed;
 mod helper;
 mod place;
 mod protocol;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -33,6 +35,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+pub use handed::Handed;
 pub use helper::serve;
 pub use protocol::{Action, Error, LinkRefusal, Refusal};
 use protocol::{Reply, Request};
@@ -49,6 +52,9 @@ pub struct Privileged {
     /// There until the drop.
     channel: Option<Mutex<Channel>>,
     child: Child,
+    /// Names of the devices that may be opened.
+    devices: BTreeSet<String>,
+    handed: Handed,
 }
 
 impl Privileged {
@@ -81,9 +87,11 @@ impl Privileged {
             .spawn()
             .map_err(Error::Start)?;
         drop(command);
-        let helper = Privileged {
+        let mut helper = Privileged {
             channel: Some(Mutex::new(ours)),
             child,
+            devices: BTreeSet::new(),
+            handed: Handed::default(),
         };
         for directory in directories {
             let path = directory.as_ref();
@@ -99,10 +107,18 @@ impl Privileged {
                 device.as_ref(),
                 Action::AllowDevice,
             )?;
+            helper.devices.insert(device.as_ref().to_owned());
         }
         // Its answer also says that the helper has come up and ignores signals by now.
         helper.done(&Request::Seal, Action::Allow, Path::new("/"))?;
         Ok(helper)
+    }
+
+    /// The same, with devices that are already open.
+    #[must_use]
+    pub fn with(mut self, handed: Handed) -> Privileged {
+        self.handed = handed;
+        self
     }
 
     /// Listens on a unix stream socket at `path`, made with mode 0660. A stale socket there is
@@ -144,13 +160,38 @@ impl Privileged {
         self.done(&request, Action::Unlink, path)
     }
 
-    /// Makes or takes a network device. It is removed, if it was made, by
+    /// Whether all devices of `spec` were named at start, so that it may be opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkRefused`] names one that was not.
+    pub fn admits(&self, spec: &Spec) -> Result<(), Error> {
+        let refusal = if let Spec::Handed(handed) = spec {
+            self.handed.queues(handed).err().map(LinkRefusal::Device)
+        } else {
+            let mut devices = spec.devices();
+            let other = devices.find(|name| !self.devices.contains(*name));
+            other.map(|device| LinkRefusal::NotAllowed {
+                device: device.to_owned(),
+            })
+        };
+        refusal.map_or(Ok(()), |refusal| Err(refused_link(spec, refusal)))
+    }
+
+    /// Makes or takes a network device; one that was handed in is taken without the helper. It is removed, if it was made, by
     /// [`Privileged::remove_link`] or with the helper; a TAP device goes with the last use of the link.
     ///
     /// # Errors
     ///
     /// [`Error::LinkRefused`] says why not and what helps; [`Error::Gone`].
     pub fn open_link(&self, spec: &Spec) -> Result<Link, Error> {
+        if let Spec::Handed(handed) = spec {
+            let opened = self.handed.open(handed);
+            let refused = |error| refused_link(spec, LinkRefusal::Device(error));
+            return opened
+                .map(|opened| Link::new(opened.facts, opened.queues))
+                .map_err(refused);
+        }
         let request = Request::OpenLink { spec: spec.clone() };
         match self.ask_link(&request, spec.name(), Action::OpenLink)? {
             (Reply::Link(facts), queues) if !queues.is_empty() => Ok(Link::new(facts, queues)),
@@ -259,6 +300,14 @@ impl Privileged {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok((serde_json::from_slice(&buffer[..length])?, descriptors))
+    }
+}
+
+fn refused_link(spec: &Spec, refusal: LinkRefusal) -> Error {
+    Error::LinkRefused {
+        action: Action::OpenLink,
+        device: spec.name().to_owned(),
+        refusal,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod ethtool;
 pub mod eventfd;
 pub mod fdpass;
+pub mod handed;
 pub mod interrupt;
 pub mod limits;
 #[cfg(test)]

@@ -52,6 +52,47 @@ pub fn attach(node: &impl AsFd, name: &str, how: Attach) -> io::Result<()> {
     check(rc)
 }
 
+/// What an open node is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name of the device.
+    pub name: String,
+    /// It carries Ethernet frames.
+    pub tap: bool,
+    /// A virtio-net header is in front of each frame.
+    pub vnet_header: bool,
+    /// Something else is in front of each frame, too.
+    pub packet_information: bool,
+}
+
+/// What an open node is attached to.
+///
+/// # Errors
+///
+/// The error of the ioctl: `EBADFD` or `ENOLINK` where it is attached to nothing, or not any more;
+/// `ENOTTY` and others for another file.
+pub fn interface(node: &impl AsFd) -> io::Result<Interface> {
+    // SAFETY: an all-zero ifreq is a valid one, which the kernel fills in. Any bytes are a valid name and
+    // valid flags.
+    let (name, flags) = unsafe {
+        let mut request: libc::ifreq = mem::zeroed();
+        check(libc::ioctl(raw(node), libc::TUNGETIFF, &raw mut request))?;
+        (request.ifr_name, request.ifr_ifru.ifru_flags)
+    };
+    let name: Vec<u8> = name
+        .iter()
+        .map(|byte| byte.to_ne_bytes()[0])
+        .take_while(|byte| *byte != 0)
+        .collect();
+    let has = |flag: c_int| c_int::from(flags) & flag != 0;
+    Ok(Interface {
+        name: String::from_utf8_lossy(&name).into_owned(),
+        tap: has(libc::IFF_TAP),
+        vnet_header: has(libc::IFF_VNET_HDR),
+        packet_information: !has(libc::IFF_NO_PI),
+    })
+}
+
 /// Sets the length of the virtio-net header in front of each frame, and that it is little endian.
 ///
 /// # Errors
@@ -156,6 +197,7 @@ mod tests {
         };
         refused(set_header_len(&file, 12));
         refused(set_offload(&file, libc::TUN_F_CSUM));
+        refused(interface(&file).map(drop));
         refused(set_send_buffer(&file, 1));
         refused(set_owner(&file, 0));
         refused(set_group(&file, 0));

@@ -97,6 +97,14 @@ pub enum LinkError {
         /// The parent.
         parent: String,
     },
+    /// A descriptor that was handed in is not what it should be.
+    #[error("descriptor {descriptor} {wrong}")]
+    Handed {
+        /// Its number.
+        descriptor: i32,
+        /// What is wrong with it, and what would be right.
+        wrong: String,
+    },
     /// `/sys` is that of another network namespace.
     #[error(
         "/sys does not show {device}: it belongs to another network namespace; start evb with `ip \

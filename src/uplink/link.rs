@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use tokio::sync::oneshot;
+
 use super::packet;
 use super::peer::PeerQueue;
 use super::spec::{Facts, Kind};
@@ -18,6 +20,9 @@ use crate::virtqueue::{self, Gather};
 /// Ethernet header, tags and virtio-net header, and one more, by which a cut-off frame is known.
 pub const RECEIVE_BUFFER: usize = packet::TAG_ROOM + VnetHeader::LEN + 14 + 8 + 65_535 + 1;
 
+/// More frames than these wait in no device.
+const WAITING_MAX: usize = 65_536;
+
 /// A link to the outside.
 #[derive(Debug)]
 pub struct Link {
@@ -25,6 +30,8 @@ pub struct Link {
     accepts: Offloads,
     mtu: AtomicU16,
     queues: Vec<LinkQueue>,
+    /// Dropped after the queues, which tells of their end.
+    end: Option<oneshot::Sender<()>>,
 }
 
 impl Link {
@@ -42,6 +49,7 @@ impl Link {
                 .collect(),
             accepts: facts.accepts(),
             facts,
+            end: None,
         }
     }
 
@@ -60,6 +68,7 @@ impl Link {
             queues: vec![LinkQueue::Peer(Box::new(queue))],
             accepts,
             facts,
+            end: None,
         }
     }
 
@@ -105,6 +114,27 @@ impl Link {
     /// Notes that the device's MTU is another.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// What is told, by an error, when the link has been dropped everywhere and its descriptors are closed.
+    pub fn end(&mut self) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        self.end = Some(end);
+        ended
+    }
+
+    /// Throws away the frames that wait. Nobody else may use the link meanwhile.
+    pub fn drain(&self) {
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        for queue in &self.queues {
+            for _ in 0..WAITING_MAX {
+                match queue.receive(&mut buffer) {
+                    Ok(_) => {}
+                    Err(error) if is_lost_frame(&error) => {}
+                    Err(_) => break,
+                }
+            }
+        }
     }
 
     /// Its queues.

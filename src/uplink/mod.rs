@@ -16,6 +16,7 @@
 //! cannot take is told by [`Link::accepts`].
 
 mod error;
+mod handed;
 mod link;
 mod macvtap;
 pub mod netlink;
@@ -32,11 +33,12 @@ mod tests;
 use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
+pub use handed::adopt;
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec, TapSpec,
-    macvtap_name,
+    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
+    TapSpec, macvtap_name,
 };
 
 /// A device that was opened.
@@ -63,5 +65,6 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
         Spec::Sriov(spec) => sriov::open(spec),
+        Spec::Handed(spec) => Err(handed::elsewhere(spec)),
     }
 }

@@ -25,6 +25,8 @@ pub enum Spec {
     Packet(PacketSpec),
     /// A virtual function of a NIC, and one of the above over it.
     Sriov(SriovSpec),
+    /// A TAP or MACVTAP device that somebody else has opened.
+    Handed(HandedSpec),
 }
 
 /// A TAP device: made where none has the name, and gone with its last descriptor; a persistent one of
@@ -74,6 +76,20 @@ pub struct PacketSpec {
     pub device: String,
     /// How many sockets share its frames.
     pub queues: u16,
+}
+
+/// A TAP or MACVTAP device that somebody else has opened and set up. What is named here is checked,
+/// and nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedSpec {
+    /// The numbers of its descriptors, one for each queue.
+    pub descriptors: Vec<i32>,
+    /// The name that it has to have.
+    pub name: Option<String>,
+    /// The mode that a MACVTAP device has to have; none for a TAP device.
+    pub macvtap: Option<MacvtapMode>,
+    /// The address that it has to have.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// How a MACVTAP device shares its parent.
@@ -179,6 +195,18 @@ impl Made {
     }
 }
 
+impl fmt::Display for Kind {
+    /// The word by which the configuration names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Macvtap => "macvtap",
+            Self::Packet => "af_packet",
+            Self::Peer => "vhost-user",
+        })
+    }
+}
+
 impl fmt::Display for MacvtapMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -194,12 +222,13 @@ impl Spec {
     /// The devices that are made, taken or changed.
     pub fn devices(&self) -> impl Iterator<Item = &str> {
         let (device, parent) = match self {
-            Spec::Tap(spec) => (&spec.name, None),
-            Spec::Macvtap(spec) => (&spec.name, Some(&spec.parent)),
-            Spec::Packet(spec) => (&spec.device, None),
-            Spec::Sriov(spec) => (&spec.pf, spec.made()),
+            Spec::Tap(spec) => (Some(&spec.name), None),
+            Spec::Macvtap(spec) => (Some(&spec.name), Some(&spec.parent)),
+            Spec::Packet(spec) => (Some(&spec.device), None),
+            Spec::Handed(_) => (None, None),
+            Spec::Sriov(spec) => (Some(&spec.pf), spec.made()),
         };
-        std::iter::once(device).chain(parent).map(String::as_str)
+        device.into_iter().chain(parent).map(String::as_str)
     }
 
     /// The device that the link is named after.
@@ -209,6 +238,54 @@ impl Spec {
             Spec::Macvtap(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
             Spec::Sriov(spec) => &spec.pf,
+            Spec::Handed(spec) => spec.name.as_deref().unwrap_or("the device handed in"),
+        }
+    }
+
+    /// What the link will be.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Spec::Tap(_) => Kind::Tap,
+            Spec::Macvtap(_) => Kind::Macvtap,
+            Spec::Packet(_) => Kind::Packet,
+            Spec::Handed(HandedSpec { macvtap: None, .. }) => Kind::Tap,
+            Spec::Handed(_) => Kind::Macvtap,
+            Spec::Sriov(spec) => spec.kind(),
+        }
+    }
+
+    /// Whether a link that was opened for this is what is wanted `next`, too: they differ at most in
+    /// what is asked before.
+    pub fn serves(&self, next: &Spec) -> bool {
+        match (self, next) {
+            (Spec::Macvtap(now), Spec::Macvtap(next)) => {
+                let now = MacvtapSpec {
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
+            }
+            (Spec::Sriov(now), Spec::Sriov(next)) => {
+                let now = SriovSpec {
+                    create: next.create,
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
+            }
+            _ => self == next,
+        }
+    }
+
+    /// How many queues are wanted.
+    pub fn queues(&self) -> u16 {
+        match self {
+            Spec::Tap(spec) => spec.queues,
+            Spec::Macvtap(spec) => spec.queues,
+            Spec::Packet(spec) => spec.queues,
+            // There are never as many as would not fit.
+            Spec::Handed(spec) => spec.descriptors.len() as u16,
+            Spec::Sriov(spec) => spec.queues,
         }
     }
 
@@ -218,12 +295,7 @@ impl Spec {
                 name: name.to_owned(),
             });
         }
-        let queues = match self {
-            Spec::Tap(spec) => spec.queues,
-            Spec::Macvtap(spec) => spec.queues,
-            Spec::Packet(spec) => spec.queues,
-            Spec::Sriov(spec) => spec.queues,
-        };
+        let queues = self.queues();
         if (1..=MAX_QUEUES).contains(&queues) {
             Ok(())
         } else {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -124,6 +125,25 @@ impl Evb {
         fs::write(&file, &text).unwrap();
         let mut command = binary();
         command.args(["run", "--config"]).arg(&file);
+        Self::launch(command, dir, listened(&text))
+    }
+
+    /// The same as another user would, by a command that is given the program to start. `set_up` is done in
+    /// the new process before.
+    pub fn spawn_by(
+        starter: &[&str],
+        config: &str,
+        set_up: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let dir = directory();
+        let file = dir.path().join("evb.toml");
+        let text = in_dir(config, dir.path());
+        fs::write(&file, &text).unwrap();
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(env!("CARGO_BIN_EXE_evb"));
+        command.args(["run", "--config"]).arg(&file);
+        // SAFETY: what is passed makes plain system calls only.
+        unsafe { command.pre_exec(set_up) };
         Self::launch(command, dir, listened(&text))
     }
 
@@ -361,6 +381,15 @@ impl Drop for Evb {
             eprintln!("--- the daemon's log:\n{}\n---", self.log());
         }
     }
+}
+
+/// Puts a descriptor of this process under another number, and leaves it open for what the process becomes.
+pub fn duplicate(descriptor: i32, place: i32) -> std::io::Result<()> {
+    // SAFETY: a plain system call on numbers.
+    if unsafe { libc::dup2(descriptor, place) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Allows this process as many descriptors as it may have: guests have about ten each.

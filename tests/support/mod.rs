@@ -12,14 +12,17 @@ pub mod frames;
 pub mod guest;
 pub mod log;
 pub mod net;
+pub mod netns;
 pub mod packets;
 pub mod ring;
+pub mod wire;
 
 pub use evb::{Evb, Finished};
 pub use frames::{BROADCAST, Eth, eth, mac};
 pub use guest::{Frame, Guest, GuestOptions, silence};
 pub use log::DirtyLog;
 pub use net::Net;
+pub use wire::Wire;
 
 use std::time::{Duration, Instant};
 

@@ -243,7 +243,7 @@ impl Net {
 }
 
 /// Whether this is an announcement, tagged or not.
-fn is_rarp(frame: &[u8]) -> bool {
+pub fn is_rarp(frame: &[u8]) -> bool {
     let at = if frame.get(12..14) == Some(&[0x81, 0]) {
         16
     } else {

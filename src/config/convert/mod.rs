@@ -15,6 +15,7 @@ mod port;
 mod relay;
 mod settings;
 mod sriov;
+mod tap;
 mod uplink;
 mod vlan;
 pub(super) mod words;
@@ -82,12 +83,13 @@ impl Surroundings<'_> {
     }
 }
 
-/// What the tables before have taken: names, sockets and devices, and where.
+/// What the tables before have taken: names, sockets, devices and descriptors, and where.
 #[derive(Debug, Default)]
 struct Claims {
     names: HashMap<String, (&'static str, Span)>,
     sockets: HashMap<PathBuf, Span>,
     devices: HashMap<String, (Span, bool)>,
+    descriptors: HashMap<i32, Span>,
     /// Whether some table makes no seat, for a fault in it that is already reported.
     lost: bool,
 }
@@ -124,6 +126,19 @@ impl Claims {
                 Fault::at(at.clone(), format!("{} is used twice", path.display()))
                     .with(first.clone(), "first here")
                     .help("give each its own socket"),
+            ),
+        }
+    }
+
+    fn descriptor(&mut self, number: i32, at: &Span, faults: &mut Faults) {
+        match self.descriptors.get(&number) {
+            None => {
+                self.descriptors.insert(number, at.clone());
+            }
+            Some(first) => faults.push(
+                Fault::at(at.clone(), format!("descriptor {number} is used twice"))
+                    .with(first.clone(), "first here")
+                    .help("each queue has a descriptor of its own"),
             ),
         }
     }

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 use super::settings::{Marks, of_port};
-use super::words::{Faults, check_device, check_name, number, place, socket, station, unknown};
+use super::tap::{self, Device};
+use super::words::{Faults, check_name, number, place, socket, unknown};
 use super::{Claims, Plug, Relays, Seat};
-use crate::config::file::{PortTable, TapTable, Word};
-use crate::config::model::{Backend, Port, Tap};
+use crate::config::file::PortTable;
+use crate::config::model::{Backend, Port};
 use crate::config::read::Broken;
 use crate::config::report::{Fault, Span};
 use crate::frame::mac::Mac;
@@ -154,7 +155,7 @@ impl Template {
         let name = name.unwrap_or_default();
         let relay = relays.resolve("port", &name, &table.relay, &name_at, faults);
         let tap = table.tap.as_ref().map(Spanned::get_ref);
-        let tap_mac = tap.and_then(|tap| tap_mac(tap, faults));
+        let tap_mac = tap.and_then(|tap| tap::mac(tap, faults));
         let (settings, marks) = of_port(table, tap_mac.clone(), faults);
         backends(table, &at, faults);
         let mut template = Template {
@@ -162,13 +163,7 @@ impl Template {
             name,
             numbers: numbers(table, faults),
             relay,
-            queues: number(&table.queues, "queues", 1..=QUEUES_MAX, faults).unwrap_or(
-                if table.tap.is_some() {
-                    QUEUES_OF_DEVICE
-                } else {
-                    QUEUES_OF_VM
-                },
-            ),
+            queues: tap::queues(&table.queues, table.tap.as_ref(), faults),
             settings,
             marks,
             tap_mac: tap_mac.map(|(mac, _)| mac),
@@ -193,6 +188,15 @@ impl Template {
             table.connect.as_ref(),
             tap,
         ];
+        if let (Some(fd), Some(_)) = (tap::fd(table.tap.as_ref()), &table.count) {
+            faults.push(
+                Fault::at(
+                    fd,
+                    "all ports of this template would share these descriptors",
+                )
+                .help("write the ports out"),
+            );
+        }
         for word in words.into_iter().flatten() {
             let marked = word.get_ref().contains(MARK);
             if self.numbers.is_none() && marked && table.count.is_none() {
@@ -295,16 +299,11 @@ impl Template {
         if let Some(word) = &table.connect {
             return socket_at(word).map(Backend::Connect);
         }
-        let tap = table.tap.as_ref()?;
-        // A missing name was reported with the template.
-        let word = tap.get_ref().name.as_ref()?;
-        let name = fill(word.get_ref());
-        if !check_device(&name, word.span(), faults) {
-            return None;
-        }
-        claims.device(&name, &word.span(), true, faults);
         let mac = self.tap_mac.and_then(|mac| shift(mac, index));
-        Some(Backend::Tap(Tap { name, mac }))
+        match tap::device(table.tap.as_ref()?, mac, fill, claims, faults)? {
+            Device::Named(tap) => Some(Backend::Tap(tap)),
+            Device::Handed(handed) => Some(Backend::Handed(handed)),
+        }
     }
 
     /// The settings of one port of the template.
@@ -351,7 +350,7 @@ fn backends(table: &PortTable, at: &Span, faults: &mut Faults) {
     ];
     one_of(&words, "port", at, faults);
     if let Some(tap) = &table.tap {
-        named(tap, faults);
+        tap::named(tap, faults);
     }
 }
 
@@ -385,36 +384,4 @@ pub fn one_of(
         );
     }
     faults.len() == before
-}
-
-/// A TAP device has a name.
-fn named(tap: &Spanned<TapTable>, faults: &mut Faults) {
-    if tap.get_ref().name.is_none() {
-        faults.push(
-            Fault::at(tap.span(), "the TAP device has no name")
-                .help("name it: `tap = { name = \"evb0\" }`"),
-        );
-    }
-}
-
-/// The address of the host's side, with its place.
-fn tap_mac(tap: &TapTable, faults: &mut Faults) -> Option<(Mac, Span)> {
-    let word = tap.mac.as_ref()?;
-    Some((station(word.get_ref(), word.span(), faults)?, word.span()))
-}
-
-/// The TAP device of an uplink.
-pub fn tap(word: &Word<TapTable>, claims: &mut Claims, faults: &mut Faults) -> Option<Tap> {
-    let table = word.as_ref()?;
-    named(table, faults);
-    let mac = tap_mac(table.get_ref(), faults).map(|(mac, _)| mac);
-    let name = table.get_ref().name.as_ref()?;
-    if !check_device(name.get_ref(), name.span(), faults) {
-        return None;
-    }
-    claims.device(name.get_ref(), &name.span(), true, faults);
-    Some(Tap {
-        name: name.get_ref().clone(),
-        mac,
-    })
 }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::port::{QUEUES_MAX, QUEUES_OF_DEVICE, QUEUES_OF_VM, one_of, tap};
+use super::port::{QUEUES_MAX, QUEUES_OF_DEVICE, QUEUES_OF_VM, one_of};
 use super::settings::{Marks, default_pcp, mtu};
 use super::sriov::sriov;
+use super::tap::{self, Device};
 use super::vlan::VlanWords;
 use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
 use super::{Claims, Plug, Seat, Surroundings};
-use crate::config::file::{UplinkTable, Word};
+use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink};
 use crate::config::report::{Fault, Span};
 use crate::relay::PortConfig;
@@ -211,6 +212,17 @@ fn member_words(table: &UplinkTable, owner: &Span, faults: &mut Faults) {
                 .help("move it to the `[[uplink]]` that has `bond`"),
         );
     }
+    let sockets = [place(&table.listen), place(&table.connect)];
+    for at in sockets.into_iter().flatten() {
+        faults.push(
+            Fault::at(
+                at,
+                "a vhost-user socket has no carrier and cannot be bonded",
+            )
+            .with(owner.clone(), "this link is bonded here")
+            .help("bond devices: tap, macvtap, af_packet, af_xdp or sriov"),
+        );
+    }
     if let Some(at) = place(&table.bond) {
         faults.push(
             Fault::at(at, "a bond cannot be bonded")
@@ -272,19 +284,14 @@ fn link(
     } else if let Some(word) = &table.connect {
         socket_of(word, claims, faults).map(LinkKind::Connect)
     } else if table.tap.is_some() {
-        tap(&table.tap, claims, faults).map(LinkKind::Tap)
+        tap_of(&table.tap, claims, faults)
     } else if let Some(word) = &table.macvtap {
         mine(&word.get_ref().queues, "macvtap");
-        let parent = device(&word.get_ref().parent, "parent", &word.span(), faults);
         let mode = macvtap_mode(&word.get_ref().mode, faults);
         if mode != MacvtapMode::Passthru {
             shared = place(&word.get_ref().mode);
         }
-        parent.map(|parent| {
-            let at = place(&word.get_ref().parent).unwrap_or_else(|| word.span());
-            claims.device(&parent, &at, mode == MacvtapMode::Passthru, faults);
-            LinkKind::Macvtap { parent, mode }
-        })
+        macvtap_of(word, mode, claims, faults)
     } else if let Some(word) = &table.af_packet {
         mine(&word.get_ref().queues, "af_packet");
         nic(&word.get_ref().dev, &word.span(), claims, faults).map(|dev| LinkKind::AfPacket { dev })
@@ -305,7 +312,16 @@ fn link(
     } else {
         None
     };
-    let queues = queues(table, inner_queues, faults);
+    let queues = match &kind {
+        Some(LinkKind::Handed(_)) if table.tap.is_some() => {
+            tap::queues(&table.queues, table.tap.as_ref(), faults)
+        }
+        Some(LinkKind::Handed(handed)) => {
+            queues(table, inner_queues, faults);
+            handed.descriptors.len() as u16
+        }
+        _ => queues(table, inner_queues, faults),
+    };
     let take_parent = take_parent(table, faults);
     let link = Link {
         kind: kind?,
@@ -313,6 +329,38 @@ fn link(
         take_parent,
     };
     Some((link, shared))
+}
+
+fn tap_of(word: &Word<TapTable>, claims: &mut Claims, faults: &mut Faults) -> Option<LinkKind> {
+    let table = word.as_ref()?;
+    tap::named(table, faults);
+    let mac = tap::mac(table.get_ref(), faults).map(|(mac, _)| mac);
+    match tap::device(table, mac, str::to_owned, claims, faults)? {
+        Device::Named(tap) => Some(LinkKind::Tap(tap)),
+        Device::Handed(handed) => Some(LinkKind::Handed(handed)),
+    }
+}
+
+fn macvtap_of(
+    word: &Spanned<MacvtapTable>,
+    mode: MacvtapMode,
+    claims: &mut Claims,
+    faults: &mut Faults,
+) -> Option<LinkKind> {
+    let table = word.get_ref();
+    if let Some(fd) = &table.fd {
+        return tap::macvtap(table, fd, mode, claims, faults).map(LinkKind::Handed);
+    }
+    if let Some(at) = place(&table.name) {
+        faults.push(
+            Fault::at(at, "`name` goes with `fd`")
+                .help("leave it out: a device that evb makes is named after the uplink"),
+        );
+    }
+    let parent = device(&table.parent, "parent", &word.span(), faults)?;
+    let at = place(&table.parent).unwrap_or_else(|| word.span());
+    claims.device(&parent, &at, mode == MacvtapMode::Passthru, faults);
+    Some(LinkKind::Macvtap { parent, mode })
 }
 
 fn socket_of(word: &Spanned<String>, claims: &mut Claims, faults: &mut Faults) -> Option<PathBuf> {
@@ -389,7 +437,8 @@ fn queues(
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
-    let nic = table.macvtap.is_some()
+    let made = |macvtap: &Spanned<MacvtapTable>| macvtap.get_ref().fd.is_none();
+    let nic = table.macvtap.as_ref().is_some_and(made)
         || table.af_packet.is_some()
         || table.af_xdp.is_some()
         || table.sriov.is_some();

@@ -20,6 +20,8 @@ fn kinds_of_uplink() {
         LinkKind::Tap(Tap {
             name: "evb0".to_owned(),
             mac,
+            owner: None,
+            group: None,
         })
     };
     let eth1 = || "eth1".to_owned();
@@ -199,6 +201,8 @@ fn a_bond_takes_its_links() {
     let tap = LinkKind::Tap(Tap {
         name: "evb0".to_owned(),
         mac: None,
+        owner: None,
+        group: None,
     });
     let nic = LinkKind::Macvtap {
         parent: "eth1".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{mac, valid};
 use crate::uplink::sriov::{FunctionSettings, Serves, SriovSpec, Via};
-use crate::uplink::{MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec};
+use crate::uplink::{HandedSpec, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec};
 
 #[test]
 fn each_device_is_wanted_once_and_as_written() {
@@ -88,6 +88,76 @@ fn each_device_is_wanted_once_and_as_written() {
         ),
     ];
     assert_eq!(config.specs(), expected.into());
+}
+
+#[test]
+fn devices_that_are_handed_in_are_named_by_their_descriptors() {
+    let config = valid(
+        r#"
+        [[relay]]
+        name = "blue"
+        [[port]]
+        name = "host"
+        relay = "blue"
+        tap = { fd = [5, 6], mac = "52:54:00:00:00:fe" }
+        [[uplink]]
+        name = "up0"
+        relay = "blue"
+        macvtap = { name = "macvtap0", fd = 7 }
+        [[relay]]
+        name = "red"
+        [[port]]
+        name = "vm1"
+        relay = "red"
+        listen = "/run/vm1.sock"
+        mac = ["52:54:00:00:00:01"]
+        [[uplink]]
+        name = "up1"
+        relay = "red"
+        macvtap = { fd = 8, mode = "vepa" }
+        "#,
+    );
+    assert_eq!(config.ports["host"].queues, 2);
+    let mac = |text| Some(mac(text).octets());
+    let expected = [
+        ("host", vec![5, 6], None, None, mac("52:54:00:00:00:fe")),
+        (
+            "up0",
+            vec![7],
+            Some("macvtap0"),
+            Some(MacvtapMode::Passthru),
+            None,
+        ),
+        (
+            "up1",
+            vec![8],
+            None,
+            Some(MacvtapMode::Vepa),
+            mac("52:54:00:00:00:01"),
+        ),
+    ];
+    let expected = expected.map(|(link, descriptors, name, macvtap, mac)| {
+        let spec = HandedSpec {
+            descriptors,
+            name: name.map(str::to_owned),
+            macvtap,
+            mac,
+        };
+        (link, Spec::Handed(spec))
+    });
+    assert_eq!(config.specs(), expected.into());
+}
+
+#[test]
+fn a_tap_device_may_belong_to_a_user() {
+    let config = valid(
+        "[[relay]]\nname = \"blue\"\n[[port]]\nname = \"host\"\n\
+         tap = { name = \"evb0\", owner = 1000, group = 0 }\n",
+    );
+    let Spec::Tap(tap) = &config.specs()["host"] else {
+        panic!("no TAP device");
+    };
+    assert_eq!((tap.owner, tap.group), (Some(1000), Some(0)));
 }
 
 #[test]

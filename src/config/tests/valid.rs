@@ -325,6 +325,8 @@ fn what_is_plugged_into_a_port() {
         Backend::Tap(Tap {
             name: name.to_owned(),
             mac: Some(mac(address)),
+            owner: None,
+            group: None,
         })
     };
     let expected = [
@@ -379,6 +381,8 @@ fn a_template_becomes_many_ports() {
     let tap = Tap {
         name: "evb1".to_owned(),
         mac: Some(mac("52:54:00:00:03:01")),
+        owner: None,
+        group: None,
     };
     assert_eq!(config.ports["host1"].backend, Backend::Tap(tap));
 }

@@ -72,7 +72,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// The connection to the kernel broke: make another watch, which tells everything again.
+    /// The connection to the kernel broke: [`Watch::renew`] makes another.
     pub async fn next(&mut self) -> io::Result<Change> {
         loop {
             if let Some(change) = self.pending.pop_front() {
@@ -99,6 +99,31 @@ impl Watch {
                 _ => {}
             }
         }
+    }
+
+    /// All that is known by now and was not told yet, without waiting for more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Watch::next`].
+    pub async fn stock(&mut self) -> io::Result<Vec<Change>> {
+        if self.stale {
+            self.list().await?;
+        }
+        Ok(self.pending.drain(..).collect())
+    }
+
+    /// Begins anew after an error of [`Watch::next`], which then tells what was missed.
+    ///
+    /// # Errors
+    ///
+    /// The error of the socket.
+    pub fn renew(&mut self) -> io::Result<()> {
+        let mut fresh = Self::new()?;
+        std::mem::swap(&mut fresh.known, &mut self.known);
+        std::mem::swap(&mut fresh.pending, &mut self.pending);
+        *self = fresh;
+        Ok(())
     }
 
     /// Takes stock of all devices.

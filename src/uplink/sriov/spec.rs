@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::mac::Mac;
-use crate::uplink::spec::{MacvtapMode, MacvtapSpec, PacketSpec, Spec};
+use crate::uplink::spec::{Kind, MacvtapMode, MacvtapSpec, PacketSpec, Spec};
 
 /// A virtual function to make or take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,14 @@ impl SriovSpec {
                 device: device.to_owned(),
                 queues: self.queues,
             }),
+        }
+    }
+
+    /// What the link will be.
+    pub(in crate::uplink) fn kind(&self) -> Kind {
+        match self.via {
+            Via::Macvtap { .. } => Kind::Macvtap,
+            Via::Packet => Kind::Packet,
         }
     }
 
