@@ -9,6 +9,7 @@ from .process import IMAGES
 
 PF_MAC, WIRE_MAC = '52:54:00:00:01:01', '52:54:00:00:01:02'
 
+# One processor only: with two, QEMU may stumble over its own tables when functions come and go behind an IOMMU.
 # intel-iommu comes first: what precedes it is not behind it. igb's functions only work on a pcie-root-port.
 # The hub is the wire: the NIC is on one side of it, and a virtio NIC that listens there on the other.
 _DEVICES = ['-device', 'intel-iommu,intremap=on', '-device', 'pcie-root-port,id=rp0,slot=1',
@@ -23,7 +24,7 @@ class Host(Linux):
     def __init__(self, directory, name='host', programs=()):
         initrd = directory / f'{name}.cpio'
         _pack(initrd, IMAGES / 'host.cpio', {'evb': BINARY, **dict(programs)}, directory / f'{name}.files')
-        super().__init__(directory, name, _DEVICES, memory=768, cpus=2, boot=[
+        super().__init__(directory, name, _DEVICES, memory=768, boot=[
             '-kernel', IMAGES / 'host.vmlinux', '-initrd', initrd,
             '-append', f'{self.CMDLINE} intel_iommu=on net.ifnames=0'])
 

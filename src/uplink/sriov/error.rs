@@ -135,7 +135,7 @@ pub enum SriovError {
     #[error(
         "VF {vf} of {pf} would lose frames: {why}; run `ip link set dev {pf} vf {vf}{}`, or write \
          `trust = true, spoofchk = false` into `sriov`",
-        missing.iter().map(|setting| format!(" {setting}")).collect::<String>()
+        words(missing)
     )]
     Untrusted {
         /// The physical function.
@@ -279,6 +279,13 @@ pub enum HandoverError {
 /// The number of an error; those that the standard library made have none.
 pub(super) fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// The settings as `ip link` takes them, each after a blank.
+fn words(settings: &[Setting]) -> String {
+    settings.iter().fold(String::new(), |text, setting| {
+        text + " " + &setting.to_string()
+    })
 }
 
 fn out_of_range(pf: &str, vf: u16, made: u16, total: u16) -> String {

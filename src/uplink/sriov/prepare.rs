@@ -14,6 +14,8 @@ use crate::uplink::netlink::{Device, Settings};
 
 /// How many times a device that a driver is making is looked for.
 const PATIENCE: u32 = 100;
+/// How many times a link that goes down while functions are made is looked for.
+const LINK_PATIENCE: u32 = 250;
 
 /// A virtual function that can be used.
 pub struct Ready {
@@ -76,6 +78,7 @@ fn physical(host: &impl Host, spec: &SriovSpec) -> Result<PhysicalFunction, Link
     let Some(wanted) = spec.create.filter(|_| pf.made == 0) else {
         return Ok(pf);
     };
+    let had_carrier = host.sysfs().has_carrier(&spec.pf);
     let file = host.sysfs().directory(&pf.address).join("sriov_numvfs");
     host.write(&file, &wanted.to_string())
         .map_err(|error| SriovError::Create {
@@ -85,6 +88,13 @@ fn physical(host: &impl Host, spec: &SriovSpec) -> Result<PhysicalFunction, Link
             errno: errno_of(&error),
         })?;
     log::info!("{}: {wanted} virtual functions made", spec.pf);
+    // Many drivers reset the NIC, and some settings need its link.
+    for _ in 0..LINK_PATIENCE {
+        if !had_carrier || host.sysfs().has_carrier(&spec.pf) {
+            break;
+        }
+        host.pause();
+    }
     host.sysfs().physical_function(&spec.pf)
 }
 

@@ -193,6 +193,7 @@ impl fmt::Display for Setting {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn show_mac<S: serde::Serializer>(mac: &[u8; 6], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Mac::new(*mac))
 }

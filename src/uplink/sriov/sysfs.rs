@@ -186,6 +186,12 @@ impl<'a> Sysfs<'a> {
         Ok(flags & libc::IFF_UP.cast_unsigned() != 0)
     }
 
+    /// Whether a network device is switched on and has a link.
+    pub(super) fn has_carrier(&self, device: &str) -> bool {
+        let file = self.root.join("class/net").join(device).join("carrier");
+        text(&file).is_ok_and(|carrier| carrier == "1")
+    }
+
     /// A physical function; `None` for one that cannot have virtual ones.
     fn physical_at(&self, address: &Address) -> Result<Option<PhysicalFunction>, SriovError> {
         let directory = self.directory(address);

@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     /// Whether the address of a running device can be changed.
     pub fixed_addresses: bool,
     pub occupied: Occupied,
+    /// How many times something was waited for; the NIC has a link after that.
+    pub pauses: u32,
     /// Whether the driver filters VLANs.
     pub filters_vlans: bool,
     /// The IOMMU group that a virtual machine uses.
@@ -216,6 +218,10 @@ impl Host for Machine {
         let asked = format!("{} < {}", short.trim_start_matches("bus/pci/"), text.trim());
         self.inner.borrow_mut().asked.push(asked);
         if short.ends_with("sriov_numvfs") {
+            let carrier = self.path("class/net/eth1/carrier");
+            if carrier.exists() {
+                fs::write(carrier, "0\n")?;
+            }
             self.make_functions(text.parse().unwrap());
         } else if short.ends_with("driver/unbind") {
             self.unbind(text);
@@ -305,5 +311,8 @@ impl Host for Machine {
         Ok(())
     }
 
-    fn pause(&self) {}
+    fn pause(&self) {
+        self.inner.borrow_mut().pauses += 1;
+        self.file("class/net/eth1/carrier", "1\n");
+    }
 }

@@ -385,6 +385,12 @@ fn functions_are_made_where_there_are_none() {
     assert_eq!(machine.asked()[0], format!("devices/{PF}/sriov_numvfs < 4"));
     drop(prepare(&machine, &spec).unwrap());
     assert_eq!(machine.asked(), ["eth1v1 up true silent true"]);
+    assert_eq!(machine.inner.borrow().pauses, 0);
+
+    let machine = Machine::new();
+    machine.file("class/net/eth1/carrier", "1\n");
+    drop(prepare(&machine, &spec).unwrap());
+    assert_eq!(machine.inner.borrow().pauses, 1);
 
     for (errno, remedy) in [
         (libc::ERANGE, "ask for 7 at most"),
