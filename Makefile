@@ -9,8 +9,11 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export EVB_LAB ?= $(CURDIR)/target/lab
 # Checks to run with `make e2e`: words in their names, as in K="migration hotplug".
 K ?=
+# Targets of `make fuzz`, and seconds for each.
+T ?= config frames rings messages
+S ?= 225
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke images host-image rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke bench fuzz images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +47,13 @@ licenses: rust ## licences and sources of the dependencies
 
 smoke: images build ## the quicker half of the checks with guests
 	@python3 -m lab smoke
+
+bench: rust ## what the size of a relay costs a frame
+	@cargo bench --locked --bench relay
+
+fuzz: rust ## a quarter of an hour of arbitrary input; T="config" picks a target, S=60 its seconds
+	@cargo fuzz --version > /dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@cd fuzz && for target in $(T); do cargo fuzz run -s none $$target -- -max_total_time=$(S); done
 
 images: ## the guests' kernel and images, in target/lab
 	@lab/deps.sh lab

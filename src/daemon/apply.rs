@@ -335,6 +335,7 @@ impl Daemon {
             .add_port(name, relay, settings, kind)
             .map_err(|e| fail(e.to_string()))?;
         let Some((address, queue_pairs)) = start else {
+            self.follow_mtu(id);
             return Ok(());
         };
         let Some(news) = self.world.port(id).map(|port| Arc::clone(&port.news)) else {

@@ -118,7 +118,12 @@ impl Daemon {
     /// What a change of its devices means for a port and everybody else.
     fn turned(&mut self, id: PortId, name: &str, turn: Turn) {
         self.dirty = true;
-        self.follow_mtu(id);
+        if self.follow_mtu(id)
+            && let Some(port) = self.world.port(id)
+            && let Err(error) = self.world.rebuild(port.relay)
+        {
+            log::error!("port {name}: {error}");
+        }
         let Some(links) = self.world.port(id).and_then(PortEntry::links) else {
             return;
         };
@@ -140,28 +145,22 @@ impl Daemon {
         }
     }
 
-    /// Tells the relay of a port which MTU the devices behind it have.
-    pub(super) fn follow_mtu(&mut self, id: PortId) {
+    /// Gives a port the MTU that the devices behind it have; whether its relay has to be told.
+    pub(super) fn follow_mtu(&mut self, id: PortId) -> bool {
         let Some(port) = self.world.port(id) else {
-            return;
-        };
-        let Some(mtu) = port.links().map(Links::mtu) else {
-            return;
+            return false;
         };
         let config = port.bridge.config();
-        if config.mtu == mtu {
-            return;
-        }
-        let (config, relay) = (
-            PortConfig {
-                mtu,
-                ..config.clone()
-            },
-            port.relay,
-        );
-        self.world.set_port(id, config);
-        if let Err(error) = self.world.rebuild(relay) {
-            log::error!("{error}");
+        match port.links().map(Links::mtu) {
+            Some(mtu) if mtu != config.mtu => {
+                let config = PortConfig {
+                    mtu,
+                    ..config.clone()
+                };
+                self.world.set_port(id, config);
+                true
+            }
+            _ => false,
         }
     }
 

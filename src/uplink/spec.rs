@@ -245,11 +245,9 @@ impl Spec {
     /// What the link will be.
     pub fn kind(&self) -> Kind {
         match self {
-            Spec::Tap(_) => Kind::Tap,
-            Spec::Macvtap(_) => Kind::Macvtap,
+            Spec::Tap(_) | Spec::Handed(HandedSpec { macvtap: None, .. }) => Kind::Tap,
+            Spec::Macvtap(_) | Spec::Handed(_) => Kind::Macvtap,
             Spec::Packet(_) => Kind::Packet,
-            Spec::Handed(HandedSpec { macvtap: None, .. }) => Kind::Tap,
-            Spec::Handed(_) => Kind::Macvtap,
             Spec::Sriov(spec) => spec.kind(),
         }
     }

@@ -8,11 +8,11 @@ use super::frame::{Frame, HEAD};
 use super::lock;
 use super::payload::Payload;
 use super::route::Routes;
-use super::snapshot::{PortId, Snapshot};
+use super::snapshot::{Port, PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
-use crate::virtqueue::{self, TxBatch, TxGuard};
+use crate::virtqueue::{self, TxBatch, TxGuard, TxRing};
 
 /// Frames taken from a queue in one turn.
 pub const BURST: usize = 32;
@@ -77,10 +77,7 @@ impl Path {
             return Turn::Busy;
         };
         let mut under_way = lock(&queue.progress.0);
-        let origin = match snapshot.relay(port.relay) {
-            Some(view) if view.relay.uplink() == Some(port.slot) => Origin::Uplink,
-            _ => Origin::Guest,
-        };
+        let origin = origin_of(snapshot, port);
         let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
@@ -142,11 +139,8 @@ impl Path {
         self.egress.deliver(here, burst, at.patience, &mut tally);
         finished &= !(tally.waiting | at_flood);
         // What waits comes again; a flood counts when it begins.
-        for entry in &self.routes.entries {
-            if tally.waiting >> entry.chain & 1 == 0 {
-                entry.count(snapshot, at.worker);
-            }
-        }
+        let waiting = tally.waiting;
+        self.routes.count(here, |chain| waiting >> chain & 1 == 0);
         for chain in bits(finished) {
             guard.finish(chain);
         }
@@ -156,16 +150,7 @@ impl Path {
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
         drop(guard);
-        if consumed > 0 {
-            match queue.ring.notify() {
-                Ok(called) => counts.port.calls(called.into()),
-                Err(error) => return Turn::Failed(Fault::Ring(error)),
-            }
-        }
-        if queue.ring.poisoned() {
-            return Turn::Failed(Fault::Memory);
-        }
-        Turn::Busy
+        end_turn(&queue.ring, consumed, counts)
     }
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
@@ -194,6 +179,21 @@ impl Path {
         let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
     }
+}
+
+/// Calls the guest if it wants to know that `consumed` chains came back, and looks whether its memory is
+/// still there.
+fn end_turn(ring: &TxRing, consumed: usize, counts: Counts<'_>) -> Turn {
+    if consumed > 0 {
+        match ring.notify() {
+            Ok(called) => counts.port.calls(called.into()),
+            Err(error) => return Turn::Failed(Fault::Ring(error)),
+        }
+    }
+    if ring.poisoned() {
+        return Turn::Failed(Fault::Memory);
+    }
+    Turn::Busy
 }
 
 /// Makes the next slice of the copies of a flood.
@@ -260,6 +260,14 @@ fn begin_flood(
     flood.snapshot = snapshot;
     flood.chain = chain;
     flood.chain_len = batch.chains()[chain].len;
+}
+
+/// Whose word a header of a frame from this port is.
+fn origin_of(snapshot: &Snapshot, port: &Port) -> Origin {
+    match snapshot.relay(port.relay) {
+        Some(view) if view.relay.uplink() == Some(port.slot) => Origin::Uplink,
+        _ => Origin::Guest,
+    }
 }
 
 /// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.

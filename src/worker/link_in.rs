@@ -1,5 +1,7 @@
 //! One turn of one queue of a device of the host: read a burst, decide, deliver.
 
+use std::io;
+
 use super::count::{Counts, drop_at};
 use super::egress::Burst;
 use super::frame::{Frame, HEAD};
@@ -27,6 +29,7 @@ impl Path {
         self.buffers.resize_with(BURST, Vec::new);
         self.routes.clear();
         let mut received = 0;
+        let mut complained = false;
         for buffer in 0..BURST {
             match self.receive(queue, buffer) {
                 Ok(Ok(frame)) => {
@@ -39,7 +42,13 @@ impl Path {
                 Err(error) if uplink::is_lost_frame(&error) => {
                     counts.drop_frames(0, DropReason::TooLong, 1);
                 }
-                // Empty, or the device is down or gone, which is watched elsewhere.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // It was down for a while, which a socket says once: behind that there may be frames.
+                Err(_) if !complained => {
+                    complained = true;
+                    continue;
+                }
+                // It is down or gone, which is watched elsewhere.
                 Err(_) => break,
             }
             received += 1;
@@ -53,7 +62,7 @@ impl Path {
         &mut self,
         queue: &LinkQueue,
         number: usize,
-    ) -> std::io::Result<Result<Frame, DropReason>> {
+    ) -> io::Result<Result<Frame, DropReason>> {
         let buffer = &mut self.buffers[number];
         buffer.resize(RECEIVE_BUFFER, 0);
         let received = queue.receive(buffer)?;
@@ -75,9 +84,7 @@ impl Path {
     }
 
     fn deliver_received(&mut self, snapshot: &Snapshot, counts: Counts<'_>, at: Moment) {
-        for entry in &self.routes.entries {
-            entry.count(snapshot, at.worker);
-        }
+        self.routes.count((snapshot, at.worker), |_| true);
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,

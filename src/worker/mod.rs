@@ -141,8 +141,8 @@ impl Barrier {
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Until the last thread has ended.
-    _watchdog: Option<Watchdog>,
+    /// It ends after the last thread.
+    watchdog: Option<Watchdog>,
 }
 
 impl Pool {
@@ -173,7 +173,7 @@ impl Pool {
         let mut pool = Self {
             shared,
             threads: vec![],
-            _watchdog: None,
+            watchdog: None,
         };
         let mut watched = vec![];
         for number in 0..count {
@@ -203,7 +203,7 @@ impl Pool {
                 })?;
             watched.push(thread);
         }
-        pool._watchdog = Some(Watchdog::start(Arc::clone(&pool.shared), watched)?);
+        pool.watchdog = Some(Watchdog::start(Arc::clone(&pool.shared), watched)?);
         Ok(pool)
     }
 
@@ -257,5 +257,7 @@ impl Drop for Pool {
             // A panic of a worker has been reported on standard error.
             let _ = thread.join();
         }
+        // Nobody is left to watch.
+        self.watchdog = None;
     }
 }

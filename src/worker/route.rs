@@ -45,7 +45,7 @@ pub struct Entry {
     /// The port at the other end of the patch link that it came through, and the VLAN there.
     left: Option<Account>,
     /// Which chain, or which buffer, of the burst it lies in.
-    pub chain: usize,
+    chain: usize,
     /// To whom.
     dst: Mac,
     /// Bytes.
@@ -55,7 +55,7 @@ pub struct Entry {
 impl Entry {
     /// Counts it.
     #[inline]
-    pub fn count(&self, snapshot: &Snapshot, worker: usize) {
+    fn count(&self, snapshot: &Snapshot, worker: usize) {
         if let Some(counts) = Counts::of(snapshot, self.at.port, worker) {
             counts.tx(self.at.vid, self.dst, self.len);
         }
@@ -97,6 +97,13 @@ impl Routes {
         self.frames.clear();
         self.jobs.clear();
         self.entries.clear();
+    }
+
+    /// Counts the frames that came into relays, those whose chain, or buffer, is done.
+    pub fn count(&self, (snapshot, worker): (&Snapshot, usize), done: impl Fn(usize) -> bool) {
+        for entry in self.entries.iter().filter(|entry| done(entry.chain)) {
+            entry.count(snapshot, worker);
+        }
     }
 
     /// Adds the jobs of `frame`, which came in by `port`.

@@ -108,7 +108,9 @@ impl Elsewhere {
             enter_new().unwrap();
             // SAFETY: a call without arguments that cannot fail.
             tell.send(unsafe { libc::gettid() }).unwrap();
-            orders.into_iter().for_each(|order| order());
+            for order in orders {
+                order();
+            }
         });
         Self {
             id: told.recv().unwrap(),

@@ -1,6 +1,7 @@
 //! Devices that lose their carrier, change, go and come back, while the daemon runs.
 
 use std::fs;
+use std::process::Command;
 
 use crate::support::guest::hex;
 use crate::support::netns::{exists, in_namespace, ip, shown, veth};
@@ -163,6 +164,44 @@ fn the_mtu_of_a_device_is_followed() {
         net.at("p").send(&longer);
         wire.expect(&longer);
         net.evb.stop();
+    });
+}
+
+#[test]
+fn a_device_that_takes_no_more_holds_up_nobody() {
+    in_namespace(|| {
+        for link in [MACVTAP, PACKET] {
+            veth("va", "vb");
+            let shaped = Command::new("tc")
+                .args("qdisc add dev va root tbf rate 8kbit burst 2000 limit 200mb".split(' '))
+                .output();
+            if !shaped.is_ok_and(|output| output.status.success()) {
+                println!("SKIPPED: no way to slow a device down");
+                return;
+            }
+            let ports = [("p", ""), ("q", "")];
+            let mut net = start(&config(&ports, &uplink(link)), &["up"]);
+            // Only the uplink is to get the flood.
+            net.at("q").send(&eth(mac(1), mac(2)).bytes());
+            let outside = eth(mac(1), mac(OUTSIDE)).bytes();
+            Wire::new("vb").send(&outside);
+            assert_eq!(hex(&arrived(net.at("q"))), hex(&outside));
+            let long = eth(mac(OUTSIDE), mac(1))
+                .payload(0x88b6, &[5; 1400])
+                .bytes();
+            for _ in 0..60 {
+                net.at("p").send_burst(0, (0..100).map(|_| long.as_slice()));
+            }
+            net.at("p").drain(0);
+            assert!(net.evb.counter("up", "uplink_busy") > 1000);
+            assert_eq!(net.evb.counter("up", "uplink_error"), 0);
+            // Frames between guests are as quick as ever.
+            let frame = eth(mac(2), mac(1)).number(7).bytes();
+            net.at("p").send(&frame);
+            assert_eq!(hex(&arrived(net.at("q"))), hex(&frame));
+            net.evb.stop();
+            ip("link delete va");
+        }
     });
 }
 

@@ -92,26 +92,6 @@ fn kinds_of_uplink() {
             r#"sriov = { pf = "eth1", vf = 3, via = "af_xdp" }"#,
             plain(sriov(Via::AfXdp), 1),
         ),
-        (
-            "sriov = { pf = \"eth1\", vf = 0, create = 4, mac = \"52:54:00:00:00:09\", vlan = 7, \
-             trust = true, spoofchk = false, rate = 100 }",
-            plain(
-                LinkKind::Sriov(Sriov {
-                    pf: eth1(),
-                    vf: 0,
-                    via: Via::Macvtap,
-                    create: Some(4),
-                    settings: FunctionSettings {
-                        mac: Some([0x52, 0x54, 0, 0, 0, 9]),
-                        vlan: Some(7),
-                        spoofchk: Some(false),
-                        trust: Some(true),
-                        rate: Some(100),
-                    },
-                }),
-                1,
-            ),
-        ),
     ];
     for (words, expected) in table {
         let config = valid(&format!(
@@ -123,6 +103,43 @@ fn kinds_of_uplink() {
         assert_eq!(uplink.relay, "blue");
         assert_eq!(uplink.settings, PortConfig::uplink(VlanConfig::Flat, false));
     }
+}
+
+#[test]
+fn words_of_a_virtual_function() {
+    let config = valid(
+        r#"
+        [[relay]]
+        name = "blue"
+        [[uplink]]
+        name = "up0"
+        [uplink.sriov]
+        pf = "eth1"
+        vf = 0
+        create = 4
+        mac = "52:54:00:00:00:09"
+        vlan = 7
+        trust = true
+        spoofchk = false
+        rate = 100
+        "#,
+    );
+    let expected = LinkKind::Sriov(Sriov {
+        pf: "eth1".to_owned(),
+        vf: 0,
+        via: Via::Macvtap,
+        create: Some(4),
+        settings: FunctionSettings {
+            mac: Some([0x52, 0x54, 0, 0, 0, 9]),
+            vlan: Some(7),
+            spoofchk: Some(false),
+            trust: Some(true),
+            rate: Some(100),
+        },
+    });
+    let links: Vec<_> = config.uplinks["up0"].attachment.links().collect();
+    assert_eq!(links.len(), 1);
+    assert_eq!(links[0].kind, expected);
 }
 
 #[test]

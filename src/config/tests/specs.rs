@@ -1,5 +1,7 @@
 //! The devices that a configuration needs.
 
+use std::fmt::Write;
+
 use super::{mac, valid};
 use crate::uplink::sriov::{FunctionSettings, Serves, SriovSpec, Via};
 use crate::uplink::{HandedSpec, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec};
@@ -174,9 +176,11 @@ fn links_by_socket_need_no_device() {
 fn function(ports: &[&str], uplink: &str) -> SriovSpec {
     let mut text = "[[relay]]\nname = \"blue\"\n".to_owned();
     for (number, words) in ports.iter().enumerate() {
-        text += &format!(
-            "[[port]]\nname = \"vm{number}\"\nlisten = \"/run/vm{number}.sock\"\n{words}\n"
-        );
+        writeln!(
+            text,
+            "[[port]]\nname = \"vm{number}\"\nlisten = \"/run/vm{number}.sock\"\n{words}"
+        )
+        .unwrap();
     }
     let config = valid(&format!("{text}[[uplink]]\nname = \"up0\"\n{uplink}\n"));
     match config.specs().remove("up0") {

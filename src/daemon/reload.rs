@@ -1,0 +1,105 @@
+//! Becoming what a changed configuration file says.
+
+use tokio::sync::oneshot;
+
+use super::event::Event;
+use super::start::check_descriptors;
+use super::{ApplyError, Daemon, report};
+use crate::api::{Refusal, RefusalKind};
+use crate::api_types::Reloaded;
+use crate::config::{Change, Config};
+
+/// A configuration on its way, and who is told when it is there.
+pub(super) struct Reload {
+    config: Config,
+    reply: Option<ReloadReply>,
+}
+
+/// Where the outcome of a reload goes.
+pub(super) type ReloadReply = oneshot::Sender<Result<Reloaded, Refusal>>;
+
+impl Daemon {
+    /// Reads the configuration file again and becomes what it says.
+    pub(super) fn reload(&mut self, reply: Option<ReloadReply>) {
+        match self.begin_reload() {
+            Ok(config) => {
+                self.reload = Some(Reload { config, reply });
+            }
+            Err((error, remedy)) => {
+                log::error!("reload refused, all goes on as before:\n{error}");
+                let refusal = Refusal::new(RefusalKind::Conflict, error, remedy);
+                reply.map(|reply| reply.send(Err(refusal)));
+            }
+        }
+    }
+
+    /// The first half of a reload; an error says what is wrong and what to do.
+    fn begin_reload(&mut self) -> Result<Config, (String, &'static str)> {
+        const MEND: &str = "mend the file and reload again; until then all goes on as before";
+        if self.reload.is_some() {
+            return Err(("a reload is under way".to_owned(), "wait until it is done"));
+        }
+        let Some(file) = &self.file else {
+            let error = "evb was started without a configuration file".to_owned();
+            return Err((error, "start it with `evb run --config FILE`"));
+        };
+        let mut config = Config::load(file).map_err(|errors| (errors.to_string(), MEND))?;
+        // What concerns the process itself stays as it is until the next start.
+        config.daemon = self.config.daemon.clone();
+        let elsewhere = config.sockets().find(|path| {
+            path.parent()
+                .is_some_and(|parent| !self.directories.contains(parent))
+        });
+        if let Some(path) = elsewhere {
+            let error = format!(
+                "{} is in a directory that held no socket when evb started",
+                path.display()
+            );
+            return Err((error, "start evb anew, or put the socket beside the others"));
+        }
+        self.check_devices(&config)
+            .map_err(|error| (error.to_string(), MEND))?;
+        check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
+        self.retire(&config)
+            .map_err(|error| (error.to_string(), MEND))?;
+        // What was removed may be given to others only when no worker uses it any more.
+        self.publish();
+        self.closing += 1;
+        let events = self.events.clone();
+        self.when_in_force(move || drop(events.send(Event::EndpointGone)));
+        Ok(config)
+    }
+
+    /// The second half of a reload, once all sockets that had to close have closed.
+    pub(super) fn finish_reload(&mut self) {
+        if self.closing > 0 {
+            return;
+        }
+        let Some(Reload { config, reply }) = self.reload.take() else {
+            return;
+        };
+        let changes = Config::diff(&self.config, &config);
+        let errors = self.establish(&config);
+        self.config = config;
+        self.keep_watching_devices();
+        self.publish();
+        self.when_in_force(move || {
+            let answer = answer(&changes, &errors);
+            reply.map(|reply| reply.send(answer));
+        });
+    }
+}
+
+/// Logs what came of a reload, and says it to whom asked for it.
+fn answer(changes: &[Change], errors: &[ApplyError]) -> Result<Reloaded, Refusal> {
+    if errors.is_empty() {
+        let changes: Vec<_> = changes.iter().map(report::change).collect();
+        log::info!("reloaded; {}", changes.join("; "));
+        return Ok(Reloaded { changes });
+    }
+    let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let text = text.join("\n");
+    log::error!("reloaded in part:\n{text}");
+    let remedy = "everything else was carried out; mend this and reload again";
+    Err(Refusal::new(RefusalKind::Failed, text, remedy))
+}
