@@ -4,7 +4,7 @@
 //! the answer is the median of the ratios to the first of the series within a round. Times of themselves say as
 //! much about the machine as about the relay.
 
-// Figures for people to read.
+// Numbers are far below 2^52.
 #![allow(clippy::cast_precision_loss)]
 
 mod common;

@@ -191,11 +191,12 @@ impl Daemon {
             if port.relay != uplink.relay || config.role != Role::Local || !port.is_active() {
                 continue;
             }
-            let registered = relay.tables.announcements(port.slot, None);
+            self.announcing.push_back((id, None));
             let learned = learned.remove(&port.slot).unwrap_or_default();
-            let frames = registered.iter().chain(&learned);
+            let frames = learned.iter();
             let frames = frames.map(|at| announce::frame(at.mac, at.vid, &config.vlan));
             self.pool.inject(id, frames);
         }
+        self.announce_some();
     }
 }

@@ -79,11 +79,19 @@ fn ping(guest: &mut crate::support::Guest, size: usize) {
 #[test]
 fn tcp_crosses_from_the_host_to_the_wire_and_back() {
     in_namespace(|| {
-        for (link, queues) in [
-            ("macvtap = { parent = \"va\" }", ""),
-            ("macvtap = { parent = \"va\", queues = 4 }", "queues = 4\n"),
-            ("af_packet = { dev = \"va\" }", ""),
-            ("af_packet = { dev = \"va\", queues = 2 }", "queues = 2\n"),
+        for (link, queues, workers) in [
+            ("macvtap = { parent = \"va\" }", "", 1),
+            (
+                "macvtap = { parent = \"va\", queues = 4 }",
+                "queues = 4\n",
+                2,
+            ),
+            ("af_packet = { dev = \"va\" }", "", 2),
+            (
+                "af_packet = { dev = \"va\", queues = 2 }",
+                "queues = 2\n",
+                3,
+            ),
         ] {
             let elsewhere = Elsewhere::new();
             veth("va", "vb");
@@ -93,8 +101,17 @@ fn tcp_crosses_from_the_host_to_the_wire_and_back() {
                 ip("address add 10.0.0.2/24 dev vb");
             });
             let more = format!("{HOST}{queues}\n{}", uplink(link));
-            let net = start(&config(&[("p", "")], &more), &["host", "up"]);
+            let text = config(&[("p", "")], &more);
+            let text = text.replace("[daemon]", &format!("[daemon]\nworkers = {workers}"));
+            let net = start(&text, &["host", "up"]);
             ip("address add 10.0.0.1/24 dev evb0");
+            // Queues are spread over the workers.
+            let status = net.evb.status();
+            let load = status["workers"].as_array().unwrap();
+            assert_eq!(load.len(), workers);
+            let served = |worker: &serde_json::Value| worker["queues"].as_u64().unwrap();
+            let (least, most) = (load.iter().map(served).min(), load.iter().map(served).max());
+            assert!(most.unwrap() - least.unwrap() <= 1, "{load:?}");
             transfer(&elsewhere);
             // Segments stayed whole on the way: the mean frame is longer than any on a wire.
             let (frames, bytes) = (
