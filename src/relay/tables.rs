@@ -262,6 +262,11 @@ impl Relay {
         self.uplink
     }
 
+    /// The local port of a passthrough relay.
+    pub fn passthrough(&self) -> Option<Slot> {
+        self.passthrough
+    }
+
     /// The port in a slot.
     #[inline]
     pub fn port(&self, slot: Slot) -> Option<&Port> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::sync::oneshot;
@@ -232,6 +232,16 @@ impl LinkQueue {
             // The kernel cuts off what is too long, without a word.
             Some(len) if read < buffer.len() => Ok(Received { at: 0, len }),
             _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Where frames can be read straight into their place, each by one call: a header of 12 bytes and the
+    /// frame as it is. `None` where that takes more than a read.
+    #[inline]
+    pub fn readable(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Device(Device { file, kind }) if *kind != Kind::Packet => Some(file.as_fd()),
+            Self::Device(_) | Self::Peer(_) | Self::Xdp(_) => None,
         }
     }
 

@@ -55,27 +55,45 @@ pub fn writev(fd: BorrowedFd<'_>, frame: &Gather<'_>) -> io::Result<usize> {
     finish(result, frame.rest)
 }
 
-/// Reads a frame: the uplink's header into `header`, the remainder into `dst` after its first `skip`
-/// bytes. Returns the bytes read, the header's among them.
+/// Where a frame that is read goes: its first bytes to `front`, what follows into `dst` behind the first
+/// `skip` bytes of that, and what finds no room there to `spill`.
+#[derive(Debug)]
+pub struct Scatter<'a, 'm> {
+    /// The uplink's header and as much of the frame as the reader wants to see.
+    pub front: &'a mut [u8],
+    /// The segments of one grant.
+    pub dst: &'a [Segment<'m>],
+    /// How many bytes of `dst` are left for what is in `front`.
+    pub skip: usize,
+    /// For the end of a frame that is longer than expected.
+    pub spill: &'a mut [u8],
+}
+
+/// Reads a frame. Returns its bytes, wherever they went.
 pub(super) fn readv(
     fd: BorrowedFd<'_>,
-    header: &mut [u8],
-    dst: &[Segment<'_>],
-    skip: usize,
+    to: Scatter<'_, '_>,
     log: Option<&DirtyLog>,
 ) -> io::Result<usize> {
+    let Scatter {
+        front,
+        dst,
+        skip,
+        spill,
+    } = to;
     let mut parts = Parts(ArrayVec::new());
-    parts.push(header.as_mut_ptr(), header.len())?;
+    parts.push(front.as_mut_ptr(), front.len())?;
     for (segment, from, count) in pieces(dst, skip, usize::MAX) {
         parts.push(segment.ptr().wrapping_add(from), count)?;
     }
+    parts.push(spill.as_mut_ptr(), spill.len())?;
     let (iov, count) = parts.as_raw();
-    // SAFETY: the header is borrowed mutably, the other parts are checked ranges of segments that
-    // `dst` borrows, and they may be written at any time.
+    // SAFETY: `front` and `spill` are borrowed mutably, the other parts are checked ranges of segments
+    // that `dst` borrows, and they may be written at any time.
     let result = unsafe { libc::readv(fd.as_raw_fd(), iov, count) };
     let read = finish(result, dst)?;
     if log.is_some() {
-        for (segment, from, count) in pieces(dst, skip, read.saturating_sub(header.len())) {
+        for (segment, from, count) in pieces(dst, skip, read.saturating_sub(front.len())) {
             segment.mark(log, from, count);
         }
     }

@@ -41,7 +41,7 @@ pub use batch::{Grant, RxBatch};
 pub use copy::{Gather, Segment, read};
 pub use dirty::DirtyLog;
 pub use error::{MappingError, MemoryError, Part, Place, RingError};
-pub use iovec::writev;
+pub use iovec::{Scatter, writev};
 pub use memory::{GuestMemory, MAX_SLOTS, Region};
 pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures};
 pub use rx::{Reserved, RxRing};

@@ -20,7 +20,7 @@ use super::copy::{self, Gather, Segment};
 use super::dirty::DirtyLog;
 use super::error::RingError;
 use super::format::{Cursor, Format, Sink, Spot, Take};
-use super::iovec;
+use super::iovec::{self, Scatter};
 use super::ledger::{Ledger, Range};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
@@ -231,18 +231,17 @@ impl RxRing {
         copy::copy(dst, frame, self.window.log.as_deref())
     }
 
-    /// Reads a frame from an uplink: its header into `header`, the rest into the segments of one
-    /// grant behind their first `skip` bytes. Returns the bytes read in all.
+    /// Reads a frame from an uplink into the segments of one grant, but for its first bytes, and marks
+    /// them in the dirty log. Returns the bytes read in all.
     ///
     /// `fd` must be `O_NONBLOCK`, or guest memory stays with the kernel while it waits.
-    pub fn readv(
-        &self,
-        fd: BorrowedFd<'_>,
-        header: &mut [u8],
-        dst: &[Segment<'_>],
-        skip: usize,
-    ) -> io::Result<usize> {
-        iovec::readv(fd, header, dst, skip, self.window.log.as_deref())
+    ///
+    /// # Errors
+    ///
+    /// Those of `readv`; `InvalidInput` for more than 1,024 parts, before anything is read. After
+    /// `EFAULT` the frame is lost and the memory [`poisoned`](Self::poisoned).
+    pub fn readv(&self, fd: BorrowedFd<'_>, to: Scatter<'_, '_>) -> io::Result<usize> {
+        iovec::readv(fd, to, self.window.log.as_deref())
     }
 
     /// The frames of the batch are written: gives its chains to the guest, in the order of

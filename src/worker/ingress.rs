@@ -21,7 +21,7 @@ pub const BURST: usize = 32;
 const SLICE: usize = 64;
 
 /// Bytes of the longest frame: 64 KiB of IP packet, its Ethernet header, and tags.
-const MAX_FRAME: usize = 65_535 + 14 + 8;
+pub(super) const MAX_FRAME: usize = 65_535 + 14 + 8;
 /// The address counted where there is none.
 const NOBODY: Mac = Mac::new([0; 6]);
 
@@ -43,6 +43,8 @@ pub struct Path {
     pub(super) egress: Egress,
     /// What links are read into.
     pub(super) inbox: Inbox,
+    /// What overflows buffers of a guest that a link is read into.
+    pub(super) spill: Vec<u8>,
     /// Receivers found broken in this turn.
     pub failed: Vec<(PortId, Fault)>,
 }

@@ -8,24 +8,36 @@ use super::frame::{Frame, HEAD};
 use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
 use super::snapshot::{PortId, Snapshot};
+use super::straight::{Sizes, Straight};
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
 use crate::uplink::{self, BATCH};
 
 impl Path {
     /// Serves queue number `index` of the device behind the port `id` once.
-    pub fn link_turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
+    pub fn link_turn(
+        &mut self,
+        snapshot: &Snapshot,
+        (id, index): (PortId, usize),
+        at: Moment,
+        sizes: &mut Sizes,
+    ) -> Turn {
         let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
         else {
             return Turn::Idle;
         };
-        let Some(queue) = port
-            .attachment
-            .link()
-            .and_then(|link| link.queues().get(index))
-        else {
+        let Some(link) = port.attachment.link() else {
             return Turn::Idle;
         };
+        let Some(queue) = link.queues().get(index) else {
+            return Turn::Idle;
+        };
+        let straight = Straight::find((snapshot, at.worker), (id, counts), (port, link));
+        if let Some(straight) = straight.as_ref().filter(|_| sizes.are_large())
+            && let Some(turn) = self.straight_turn(snapshot, straight, at, sizes)
+        {
+            return turn;
+        }
         self.routes.clear();
         let mut arrivals = self.inbox.open(queue);
         let mut number = 0;
@@ -34,7 +46,8 @@ impl Path {
         for _ in 0..BATCH {
             match arrivals.receive() {
                 Ok((vnet, bytes)) => {
-                    match take_apart(number, vnet, bytes) {
+                    let len = bytes.len();
+                    match take_apart(number, vnet, &mut bytes[..len.min(HEAD)], len) {
                         Ok(frame) => {
                             self.routes
                                 .add(snapshot, id, frame, at.now_s, |at_port, reason| {
@@ -60,6 +73,11 @@ impl Path {
             busy = true;
         }
         self.routes.count((snapshot, at.worker), |_| true);
+        if let Some(straight) = straight {
+            for frame in &self.routes.frames {
+                sizes.note(frame, straight.accepts());
+            }
+        }
         let segments = arrivals.segments();
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
@@ -74,10 +92,13 @@ impl Path {
     }
 }
 
-/// Checks the header of frame number `number` of the burst, and copies its first bytes.
-fn take_apart(number: usize, vnet: VnetHeader, bytes: &mut [u8]) -> Result<Frame, DropReason> {
-    let len = bytes.len();
-    let head = &mut bytes[..len.min(HEAD)];
+/// Checks the header of frame number `number` of the burst, which has `len` bytes, and copies its first bytes.
+pub(super) fn take_apart(
+    number: usize,
+    vnet: VnetHeader,
+    head: &mut [u8],
+    len: usize,
+) -> Result<Frame, DropReason> {
     let vnet = vnet.check(len, head, Origin::Uplink)?;
     Frame::new(number, vnet, head, len, head.len())
 }

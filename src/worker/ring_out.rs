@@ -115,9 +115,9 @@ impl<'a> RingOut<'a> {
         }
     }
 
-    /// Writes one frame into its buffers.
+    /// Writes one frame into its buffers; of one without a payload, what is to stand before that.
     #[inline]
-    fn copy(
+    pub fn copy(
         &self,
         grant: &Grant<'_, '_>,
         job: &Job,

@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
 use super::snapshot::{Attachment, PortId, Snapshot};
+use super::straight::Sizes;
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::eventfd;
 use crate::sys::poller::Poller;
@@ -98,6 +99,8 @@ struct Local {
     /// How often it had been kicked when it came here, while nothing was ever found in it. QEMU kicks each ring
     /// once before it hands it over.
     hollow: Option<u64>,
+    /// What came from it lately, if it is a device's.
+    sizes: Sizes,
     /// Still in the newest snapshot.
     current: bool,
 }
@@ -229,7 +232,10 @@ impl Worker {
             let (snapshot, port, index) = (&self.snapshot, local.port, local.index);
             let turn = match &local.source {
                 Source::Ring { .. } => self.path.turn(snapshot, port, index, at),
-                Source::Link(_) => self.path.link_turn(snapshot, port, index, at),
+                Source::Link(_) => {
+                    let queue = (port, index);
+                    self.path.link_turn(snapshot, queue, at, &mut local.sizes)
+                }
             };
             let stays = match turn {
                 Turn::Busy => {
@@ -456,6 +462,7 @@ impl Worker {
             busy_ns: 0,
             kicked: false,
             hollow: Some(kicks),
+            sizes: Sizes::default(),
             current: true,
         });
         self.places.insert((port, pair), token);

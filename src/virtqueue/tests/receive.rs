@@ -271,7 +271,16 @@ fn a_read_may_turn_out_shorter() {
             panic!();
         };
         assert_eq!(
-            ring.readv(far.as_fd(), &mut header, segments, 12).unwrap(),
+            ring.readv(
+                far.as_fd(),
+                Scatter {
+                    front: &mut header,
+                    dst: segments,
+                    skip: 12,
+                    spill: &mut []
+                }
+            )
+            .unwrap(),
             160
         );
         assert_eq!(header, [8; 10]);

@@ -1,0 +1,217 @@
+//! The straight way from a device of the host to the guest of a passthrough relay: the kernel writes frames into the
+//! guest's buffers, and only their first bytes come by the worker.
+//!
+//! Here alone it is known who receives a frame before it is read. What becomes of it is the relay's decision as
+//! always, and it is made from the worker's own copy of the first bytes, which the kernel has written and the guest
+//! never sees until it is delivered.
+//!
+//! Buffers are reserved for one read after the other, and no read waits: a reservation that comes to nothing is taken
+//! back at once. A frame that is longer than expected, or that the guest cannot take as it is, goes the usual way, by
+//! a buffer of the worker.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::Fault;
+use super::count::{Account, Counts, drop_at};
+use super::egress::{Burst, Outcome};
+use super::frame::{Frame, HEAD};
+use super::ingress::{MAX_FRAME, Moment, Path, Tally, Turn};
+use super::link_in::take_apart;
+use super::payload::Payload;
+use super::ring_out::RingOut;
+use super::snapshot::{Port, PortId, PortRings, Snapshot};
+use crate::frame::offloads::{Offloads, Repair, repair_needed};
+use crate::frame::vnet::VnetHeader;
+use crate::stats::DropReason;
+use crate::uplink::{BATCH, Link};
+use crate::virtqueue::{self, Grant, RxBatch, RxRing, Scatter, Segment};
+
+/// From this many bytes on, a copy less is worth a reservation for each frame: see docs/performance.md.
+const LARGE: usize = 4096;
+/// What the front of a frame is read into: its header, and what decisions are made from.
+const FRONT: usize = VnetHeader::LEN + HEAD;
+/// Bytes that a read can have, and one more, by which a frame that was cut off is known.
+const MOST: usize = MAX_FRAME + 1;
+
+/// How long the frames of a queue are that its receiver takes as they are.
+#[derive(Debug, Default)]
+pub struct Sizes(usize);
+
+impl Sizes {
+    /// Notes a frame; one that has to be repaired does not count.
+    #[inline]
+    pub fn note(&mut self, frame: &Frame, accepts: Offloads) {
+        if repair_needed(&frame.vnet, frame.head(), accepts) == Repair::None {
+            // Up at once, and down bit by bit.
+            self.0 = frame.len.max(self.0 - self.0 / 16);
+        }
+    }
+
+    /// Whether it is worthwhile to spare them a copy.
+    #[inline]
+    pub fn are_large(&self) -> bool {
+        self.0 >= LARGE
+    }
+
+    /// Bytes that the next one hardly exceeds.
+    fn expected(&self) -> usize {
+        (self.0 + self.0 / 4).min(MAX_FRAME)
+    }
+}
+
+/// A device and the one ring that all its frames go to.
+pub struct Straight<'a> {
+    file: BorrowedFd<'a>,
+    from: (PortId, Counts<'a>),
+    to: (PortId, Counts<'a>),
+    rings: &'a PortRings,
+    ring: &'a RxRing,
+}
+
+impl<'a> Straight<'a> {
+    /// The ring that all frames of `link`, which is behind the port `from`, go to, if there is one and no
+    /// other device writes to it: others would have to wait for each read.
+    pub fn find(
+        (snapshot, worker): (&'a Snapshot, usize),
+        from: (PortId, Counts<'a>),
+        (port, link): (&Port, &'a Link),
+    ) -> Option<Self> {
+        let view = snapshot.relay(port.relay)?;
+        let local = view.relay.passthrough()?;
+        let ([queue], true) = (link.queues(), local != port.slot) else {
+            return None;
+        };
+        let id = view.port(local)?;
+        let rings = snapshot.port(id)?.attachment.rings()?;
+        let [ring] = &rings.rx[..] else {
+            return None;
+        };
+        Some(Self {
+            file: queue.readable()?,
+            from,
+            to: (id, Counts::of(snapshot, id, worker)?),
+            rings,
+            ring,
+        })
+    }
+
+    /// What the receiver takes without repair.
+    pub fn accepts(&self) -> Offloads {
+        self.rings.accepts
+    }
+}
+
+impl Path {
+    /// Serves a device once. `None` says that it is to be served the usual way.
+    ///
+    /// While the guest has too few buffers for a large frame, frames stay where they are, as long as any frame
+    /// waits for its receiver. After that the usual way takes those that fit and drops the others.
+    pub(super) fn straight_turn(
+        &mut self,
+        snapshot: &Snapshot,
+        way: &Straight<'_>,
+        at: Moment,
+        sizes: &mut Sizes,
+    ) -> Option<Turn> {
+        let Straight {
+            from: (from, counts),
+            to,
+            rings,
+            ring,
+            ..
+        } = *way;
+        let (here, header_len) = ((snapshot, at.worker), rings.header_len);
+        let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
+        let out = RingOut::new(to, (rings, ring), at.patience);
+        self.spill.resize(HEAD + MOST, 0);
+        let mut batch = RxBatch::new();
+        let mut turn = Some(Turn::Idle);
+        for _ in 0..BATCH {
+            let want = header_len + sizes.expected();
+            let reserved = match ring.reserve(&[want as u32], &mut batch) {
+                Ok(reserved) => reserved,
+                Err(error) => {
+                    tally.failed(to.0, Fault::of(error, ring.memory()));
+                    break;
+                }
+            };
+            let Some(Grant::Buffers { segments, .. }) = batch.grants().next() else {
+                let (now_ns, limit_ns) = (at.patience.now_ns, at.patience.limit_ns);
+                let waits = reserved.starved && !ring.stalled(now_ns, limit_ns);
+                turn = waits.then_some(Turn::Busy);
+                break;
+            };
+            let skip = header_len + HEAD;
+            let room = segments.iter().map(Segment::len).sum::<usize>() - skip;
+            let mut front = [0; FRONT];
+            let scatter = Scatter {
+                front: &mut front,
+                dst: segments,
+                skip,
+                spill: self.spill.get_mut(HEAD + room..).unwrap_or_default(),
+            };
+            let read = match ring.readv(way.file, scatter) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    if error.raw_os_error() == Some(libc::EFAULT) {
+                        tally.dropped(Account { port: to.0, vid: 0 }, DropReason::RxChain);
+                    }
+                    // Whatever else it is, the usual way meets it, too.
+                    turn = None;
+                    break;
+                }
+            };
+            turn = Some(Turn::Busy);
+            let (header, head) = front.split_at_mut(VnetHeader::LEN);
+            let Some(len) = read.checked_sub(header.len()).filter(|len| *len < MOST) else {
+                counts.drop_frames(0, DropReason::TooLong, 1);
+                continue;
+            };
+            let mut fields = [0; VnetHeader::LEN];
+            fields.copy_from_slice(header);
+            let vnet = VnetHeader::decode(&fields);
+            self.routes.clear();
+            match take_apart(0, vnet, &mut head[..len.min(HEAD)], len) {
+                Ok(frame) => self
+                    .routes
+                    .add(snapshot, from, frame, at.now_s, |to, reason| {
+                        drop_at(snapshot, at.worker, to, reason);
+                    }),
+                Err(reason) => counts.drop_frames(0, reason, 1),
+            }
+            self.routes.count(here, |_| true);
+            let [job] = &self.routes.jobs[..] else {
+                continue;
+            };
+            let frame = &self.routes.frames[job.frame];
+            sizes.note(frame, rings.accepts);
+            let repair = repair_needed(&frame.vnet, frame.head(), rings.accepts);
+            if repair == Repair::None && frame.rest_len() <= room {
+                ring.shrink_last(&mut batch, (header_len + len) as u32);
+                for grant in batch.grants() {
+                    if let Err(reason) = out.copy(&grant, job, frame, Payload::Frames(&[])) {
+                        tally.dropped(job.account(), reason);
+                    }
+                }
+                ring.complete(&mut batch);
+                continue;
+            }
+            let there = frame.rest_len().min(room);
+            virtqueue::read(segments, skip, &mut self.spill[HEAD..HEAD + there]);
+            ring.cancel(&mut batch);
+            let whole = [Segment::of(&mut self.spill[..len])];
+            let burst = Burst {
+                frames: &self.routes.frames,
+                jobs: &self.routes.jobs,
+                payload: Payload::Frames(&whole),
+                sole: 0,
+            };
+            self.egress.deliver(here, burst, at.patience, &mut tally);
+        }
+        ring.cancel(&mut batch);
+        out.finish(&mut tally);
+        turn
+    }
+}
