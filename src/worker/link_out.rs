@@ -31,14 +31,19 @@ impl LinkOut<'_> {
     ) {
         let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
         let mut tagged = [0; MAX_HEAD + TAG_LEN];
-        let Some(len) = job.action.apply(frame.head(), &mut tagged) else {
-            outcome.dropped(job.account(), DropReason::TooManyTags);
-            return;
+        let head = if job.action.is_keep() {
+            frame.head()
+        } else {
+            let Some(len) = job.action.apply(frame.head(), &mut tagged) else {
+                outcome.dropped(job.account(), DropReason::TooManyTags);
+                return;
+            };
+            vnet.retag(job.action.growth().into());
+            &tagged[..len]
         };
-        vnet.retag(job.action.growth().into());
-        let (header, head) = (header(vnet), &tagged[..len]);
+        let header = header(vnet);
         let whole = payload.gather(frame, &header, head);
-        if let Err(reason) = self.write(&whole, frame.rest_len() + len, (job, frame)) {
+        if let Err(reason) = self.write(&whole, frame.rest_len() + head.len(), (job, frame)) {
             outcome.dropped(job.account(), reason);
         }
     }

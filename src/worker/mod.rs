@@ -17,6 +17,7 @@ pub mod quiescence;
 mod ring_out;
 mod route;
 mod snapshot;
+mod source;
 mod straight;
 mod sync;
 mod thread;

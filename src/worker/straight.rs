@@ -20,6 +20,7 @@ use super::ingress::{MAX_FRAME, Moment, Path, Tally, Turn};
 use super::link_in::take_apart;
 use super::payload::Payload;
 use super::ring_out::RingOut;
+use super::route::Routes;
 use super::snapshot::{Port, PortId, PortRings, Snapshot};
 use crate::frame::offloads::{Offloads, Repair, repair_needed};
 use crate::frame::vnet::VnetHeader;
@@ -27,8 +28,11 @@ use crate::stats::DropReason;
 use crate::uplink::{BATCH, Link};
 use crate::virtqueue::{self, Grant, RxBatch, RxRing, Scatter, Segment};
 
+#[cfg(test)]
+mod tests;
+
 /// From this many bytes on, a copy less is worth a reservation for each frame: see docs/performance.md.
-const LARGE: usize = 4096;
+const LARGE: usize = 16_384;
 /// What the front of a frame is read into: its header, and what decisions are made from.
 const FRONT: usize = VnetHeader::LEN + HEAD;
 /// Bytes that a read can have, and one more, by which a frame that was cut off is known.
@@ -39,13 +43,15 @@ const MOST: usize = MAX_FRAME + 1;
 pub struct Sizes(usize);
 
 impl Sizes {
-    /// Notes a frame; one that has to be repaired does not count.
+    /// Notes a frame, unless it has to be repaired; whether it can go as it is.
     #[inline]
-    pub fn note(&mut self, frame: &Frame, accepts: Offloads) {
-        if repair_needed(&frame.vnet, frame.head(), accepts) == Repair::None {
+    pub fn note(&mut self, frame: &Frame, accepts: Offloads) -> bool {
+        let whole = repair_needed(&frame.vnet, frame.head(), accepts) == Repair::None;
+        if whole {
             // Up at once, and down bit by bit.
             self.0 = frame.len.max(self.0 - self.0 / 16);
         }
+        whole
     }
 
     /// Whether it is worthwhile to spare them a copy.
@@ -115,7 +121,7 @@ impl Path {
         sizes: &mut Sizes,
     ) -> Option<Turn> {
         let Straight {
-            from: (from, counts),
+            from: (_, counts),
             to,
             rings,
             ring,
@@ -164,31 +170,13 @@ impl Path {
                 }
             };
             turn = Some(Turn::Busy);
-            let (header, head) = front.split_at_mut(VnetHeader::LEN);
-            let Some(len) = read.checked_sub(header.len()).filter(|len| *len < MOST) else {
-                counts.drop_frames(0, DropReason::TooLong, 1);
-                continue;
-            };
-            let mut fields = [0; VnetHeader::LEN];
-            fields.copy_from_slice(header);
-            let vnet = VnetHeader::decode(&fields);
-            self.routes.clear();
-            match take_apart(0, vnet, &mut head[..len.min(HEAD)], len) {
-                Ok(frame) => self
-                    .routes
-                    .add(snapshot, from, frame, at.now_s, |to, reason| {
-                        drop_at(snapshot, at.worker, to, reason);
-                    }),
-                Err(reason) => counts.drop_frames(0, reason, 1),
-            }
-            self.routes.count(here, |_| true);
+            let len = read.saturating_sub(VnetHeader::LEN);
+            decide(&mut self.routes, here, (way, at.now_s), &mut front, read);
             let [job] = &self.routes.jobs[..] else {
                 continue;
             };
             let frame = &self.routes.frames[job.frame];
-            sizes.note(frame, rings.accepts);
-            let repair = repair_needed(&frame.vnet, frame.head(), rings.accepts);
-            if repair == Repair::None && frame.rest_len() <= room {
+            if sizes.note(frame, rings.accepts) && frame.rest_len() <= room {
                 ring.shrink_last(&mut batch, (header_len + len) as u32);
                 for grant in batch.grants() {
                     if let Err(reason) = out.copy(&grant, job, frame, Payload::Frames(&[])) {
@@ -214,4 +202,33 @@ impl Path {
         out.finish(&mut tally);
         turn
     }
+}
+
+/// Has the relay decide about what was read: `read` bytes, the first of them in `front`.
+fn decide(
+    routes: &mut Routes,
+    (snapshot, worker): (&Snapshot, usize),
+    (way, now_s): (&Straight<'_>, u32),
+    front: &mut [u8; FRONT],
+    read: usize,
+) {
+    let (from, counts) = way.from;
+    let (header, head) = front.split_at_mut(VnetHeader::LEN);
+    let mut fields = [0; VnetHeader::LEN];
+    fields.copy_from_slice(header);
+    let frame = match read.checked_sub(VnetHeader::LEN) {
+        Some(len) if len < MOST => {
+            let head = &mut head[..len.min(HEAD)];
+            take_apart(0, VnetHeader::decode(&fields), head, len)
+        }
+        _ => Err(DropReason::TooLong),
+    };
+    routes.clear();
+    match frame {
+        Ok(frame) => routes.add(snapshot, from, frame, now_s, |at, reason| {
+            drop_at(snapshot, worker, at, reason);
+        }),
+        Err(reason) => counts.drop_frames(0, reason, 1),
+    }
+    routes.count((snapshot, worker), |_| true);
 }

@@ -7,22 +7,18 @@
 //! cost, however many cold ones there are.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
 use super::snapshot::{Attachment, PortId, Snapshot};
+use super::source::Source;
 use super::straight::Sizes;
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::eventfd;
 use crate::sys::poller::Poller;
-use crate::uplink::{Link, LinkQueue};
-use crate::virtqueue::TxRing;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
 const ASK_EVERY_NS: u64 = 20_000;
@@ -30,61 +26,6 @@ const ASK_EVERY_NS: u64 = 20_000;
 const LOOK_EVERY_MS: i32 = 1;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
-
-/// Where the frames of a queue come from.
-enum Source {
-    /// A guest's ring; without a kick it is looked at again and again.
-    Ring {
-        ring: Arc<TxRing>,
-        kick: Option<Arc<EventFd>>,
-    },
-    /// A queue of a device of the host.
-    Link(Arc<Link>),
-}
-
-impl Source {
-    /// The descriptor that becomes readable when there is something to do.
-    fn event(&self, index: usize) -> Option<RawFd> {
-        match self {
-            Self::Ring { kick, .. } => kick.as_ref().map(std::os::fd::AsRawFd::as_raw_fd),
-            Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
-        }
-    }
-
-    /// How often the guest has kicked. Nobody reads the counter, so it holds them all; a guess would do, too.
-    fn kicks(&self) -> u64 {
-        match self {
-            Self::Ring {
-                kick: Some(kick), ..
-            } => eventfd::count(kick).unwrap_or(0),
-            _ => 0,
-        }
-    }
-
-    /// Whether the same descriptor announces work of both.
-    fn wakes_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Ring { kick: Some(a), .. }, Self::Ring { kick: Some(b), .. }) => {
-                Arc::ptr_eq(a, b)
-            }
-            (Self::Ring { kick: None, .. }, Self::Ring { kick: None, .. }) => true,
-            _ => self.is(other),
-        }
-    }
-
-    /// Whether both are the same object.
-    fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Ring { ring: a, .. }, Self::Ring { ring: b, .. }) => Arc::ptr_eq(a, b),
-            (Self::Link(a), Self::Link(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
-
-    fn is_kickless(&self) -> bool {
-        matches!(self, Self::Ring { kick: None, .. })
-    }
-}
 
 /// One of the queues that this worker serves.
 struct Local {
@@ -249,7 +190,7 @@ impl Worker {
                     }
                     let idle_ns = now_ns.saturating_sub(local.busy_ns);
                     !self.shared.settings.polling.cools(idle_ns)
-                        || has_work(&local.source, local.index)
+                        || local.source.has_work(local.index)
                 }
                 Turn::Failed(error) => {
                     let port = local.port;
@@ -480,22 +421,6 @@ impl Worker {
 
     fn now_ns(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
-    }
-}
-
-/// Lets the other end announce its frames again; whether it has sent something meanwhile.
-fn has_work(source: &Source, index: usize) -> bool {
-    match source {
-        // A broken ring shows in the next turn, so it keeps its place for one more, and so does one that
-        // another worker holds.
-        Source::Ring { ring, .. } => ring
-            .try_lock()
-            .is_none_or(|mut ring| ring.enable_kicks().unwrap_or(true)),
-        // It was read until it was empty; what comes from then on is an event of its own.
-        Source::Link(link) => link
-            .queues()
-            .get(index)
-            .is_some_and(LinkQueue::enable_calls),
     }
 }
 

@@ -117,3 +117,40 @@ pub fn marker_nonce(frame: &[u8]) -> Option<u64> {
         .strip_prefix(MARKER)?;
     Some(u64::from_be_bytes(rest.get(..8)?.try_into().ok()?))
 }
+
+/// Frames of 16 kinds of address and tags and of four lengths each, none of them a pause frame.
+pub fn patterns() -> Vec<Vec<u8>> {
+    let (vm, other) = (mac(1), mac(600));
+    let reserved = |last| [0x01, 0x80, 0xc2, 0, 0, last];
+    let kinds = [
+        eth(other, vm),
+        eth(BROADCAST, mac(601)),
+        eth([0x01, 0, 0x5e, 1, 2, 3], mac(602)),
+        eth([0x33, 0x33, 0, 0, 0, 1], mac(603)),
+        eth([0; 6], [0; 6]),
+        eth(other, BROADCAST),
+        eth(other, other),
+        eth(reserved(0), mac(604)).payload(0x88cc, &[]),
+        eth(reserved(2), mac(605)).payload(0x8809, &[]),
+        eth(reserved(15), mac(606)),
+        eth(other, vm).tag(0x8100, 4095),
+        eth(other, vm).tag(0x8100, 0xe000),
+        eth(other, vm).tag(0x8100, 10).tag(0x8100, 4095),
+        eth(other, vm)
+            .tag(0x88a8, 0xffff)
+            .tag(0x8100, 0)
+            .tag(0x9100, 7),
+        eth(other, vm).tag(0x893f, 1).tag(0x1234, 5),
+        eth(other, vm).payload(0x0800, &[0x45]),
+    ];
+    let sized = |kind: &Eth, len: usize| {
+        let mut frame = kind.unpadded();
+        let from = frame.len();
+        frame.extend((from..len).map(|i| (i * 7 + len) as u8));
+        frame
+    };
+    kinds
+        .iter()
+        .flat_map(|kind| [60, 61, 200, 1514].map(|len| sized(kind, len)))
+        .collect()
+}

@@ -10,6 +10,7 @@ mod handed;
 mod kernel;
 mod matrix;
 mod mistakes;
+mod straight;
 
 use std::fmt::Write;
 

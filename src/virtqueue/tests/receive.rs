@@ -1,7 +1,7 @@
 //! RX: reservations, merging, publication order, cancelling and waiting.
 
 use super::*;
-use crate::virtqueue::{Gather, Grant, Reserved, RxBatch};
+use crate::virtqueue::{Gather, Grant, Reserved, RxBatch, Scatter};
 
 const fn reserved(granted: usize, starved: bool) -> Reserved {
     Reserved { granted, starved }
@@ -326,6 +326,36 @@ fn a_read_may_turn_out_shorter() {
     assert_eq!(ring.shrink_last(&mut batch, 0), 1);
     ring.complete(&mut batch);
     assert_eq!((guest.used_idx(), guest.used(0)), (1, (0, 12)));
+}
+
+#[test]
+fn what_finds_no_room_spills() {
+    use std::os::fd::AsFd;
+    let (near, far) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let mut guest = Guest::new(4);
+    guest.fill(DATA, &[0xff; 400]);
+    guest.post_receive_buffers(4, 100);
+    let ring = guest.rx();
+    let mut batch = RxBatch::new();
+    ring.reserve(&[150], &mut batch).unwrap();
+    let Some(Grant::Buffers { segments, .. }) = batch.grants().next() else {
+        panic!();
+    };
+    near.send(&[&[1; 30][..], &[2; 110], &[3; 20]].concat())
+        .unwrap();
+    let (mut front, mut spill) = ([0; 30], [0; 40]);
+    let to = Scatter {
+        front: &mut front,
+        dst: segments,
+        skip: 40,
+        spill: &mut spill,
+    };
+    assert_eq!(ring.readv(far.as_fd(), to).unwrap(), 160);
+    assert_eq!((front, &spill[..20]), ([1; 30], &[3; 20][..]));
+    assert_eq!(spill[20..], [0; 20]);
+    assert_eq!(guest.bytes(DATA, 40), [0xff; 40]);
+    assert_eq!(guest.bytes(DATA + 40, 110), [2; 110]);
+    assert_eq!(guest.bytes(DATA + 150, 10), [0xff; 10]);
 }
 
 #[test]
