@@ -4,6 +4,8 @@ Each host is a namespace in which the files of qemu-configs/ run as they stand, 
 Each station is a namespace, too: a small `evb` there joins a TAP device to the socket where a VM would be, frame for
 frame; or it is a VM.
 """
+import urllib.request
+
 from ..evb import Evb
 from ..guest import Linux, nic
 from ..process import ROOT, spawn
@@ -107,7 +109,7 @@ class Built:
         page.parent.mkdir(parents=True)
         page.write_text('#!/bin/sh\necho Content-Type: text/plain\necho\necho "$REMOTE_ADDR"\n')
         page.chmod(0o755)
-        spawn(netns.within(self.namespace('outside'), 'busybox', 'httpd', '-f', '-p', '80', '-h', page.parent.parent),
+        spawn(netns.within(self.namespace('outside'), 'busybox', 'httpd', '-f', '-p', f'{theirs}:80', '-h', page.parent.parent),
               self.directory / 'www.log', self.stays)
 
     def _directory(self, name):
@@ -206,6 +208,11 @@ class Built:
     def run(self, station, *words):
         """Runs a command at a station that is a namespace."""
         return netns.run(*netns.within(self.namespace(station.name), *words))
+
+    def seen_as(self, station):
+        """Has a station that is a namespace fetch the page from outside: the address that is told there."""
+        with netns.inside(self.namespace(station.name)), urllib.request.urlopen(PAGE, timeout=10) as page:
+            return page.read().decode().strip()
 
     def close(self):
         """Takes it down. A daemon that ended early or panicked is an error."""

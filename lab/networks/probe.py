@@ -38,15 +38,16 @@ def with_tag(frame, vid):
 def arp_request(source):
     """An ARP request, to everybody, for an address that nobody has. It ends in a number that no other frame has."""
     body = struct.pack('!HHBBH', 1, 0x0800, 6, 4, 1) + octets(source) + bytes([10, 9, 9, 8]) + bytes(6) + bytes([10, 9, 9, 9])
-    return octets(BROADCAST) + octets(source) + b'\x08\x06' + body + _ending()
+    return octets(BROADCAST) + octets(source) + b'\x08\x06' + body + ending()
 
 
 def unicast(source, destination):
     """A frame to one station, of the EtherType for experiments."""
-    return octets(destination) + octets(source) + b'\x88\xb5' + bytes(46) + _ending()
+    return octets(destination) + octets(source) + b'\x88\xb5' + bytes(46) + ending()
 
 
-def _ending():
+def ending():
+    """The last twelve bytes of a frame, by which it is known again."""
     return struct.pack('!4sQ', b'evb?', next(_numbers))
 
 
