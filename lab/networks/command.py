@@ -1,7 +1,7 @@
 """python3 -m lab network list | up [--guests] NETWORK | status NETWORK | shell NETWORK STATION | down NETWORK
 
-A network that is up outlives the command: processes in namespaces of its own, and a directory below /run. `down` goes by
-these, and so also clears away what a crash has left half way.
+A network that is up outlives the command: processes in namespaces of its own, and a directory below /run. `down`
+goes by these, and so also clears away what a crash has left half way.
 """
 import contextlib
 import os
@@ -29,7 +29,8 @@ def add_words(parser):
     """Its words, for argparse."""
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
     for name, text in (('list', 'the networks'), ('up', 'bring one up'), ('status', 'what is in it, and its counters'),
-                       ('shell', 'log in to a station or a host'), ('down', 'take it down, or what a crash left of it')):
+                       ('shell', 'log in to a station or a host'),
+                       ('down', 'take it down, or what a crash left of it')):
         action = actions.add_parser(name, help=text)
         if name != 'list':
             action.add_argument('network', choices=NETWORKS, metavar='NETWORK', help=' '.join(NETWORKS))
@@ -104,7 +105,8 @@ def _status(network):
     print(f'{network.name}: {network.title}\n')
     print(f'{"station":9}{"host":8}{"VLAN or LAN":13}{"mode":13}{"address":14}{"gateway":12}MAC')
     for s in network.stations:
-        print(f'{s.name:9}{s.host:8}{s.domain!s:13}{s.mode:13}{network.address(s):14}{network.gateway(s).address:12}{s.mac}')
+        print(f'{s.name:9}{s.host:8}{s.domain!s:13}{s.mode:13}{network.address(s):14}'
+              f'{network.gateway(s).address:12}{s.mac}')
     for host in network.hosts:
         print(f'\n{host.name}: ' + ', '.join(filter(None, (host.config, ' '.join(host.script or ())))))
         if host.config:
