@@ -6,6 +6,7 @@ import tempfile
 
 from .evb import Evb
 from .guest import Bare, Linux, mac, nic
+from .host import Host
 
 
 class Lab(contextlib.ExitStack):
@@ -29,6 +30,9 @@ class Lab(contextlib.ExitStack):
 
     def linux(self, name, nic_args=(), **options):
         return self._keep(Linux(self.directory, name, nic_args, **options))
+
+    def host(self, name='host'):
+        return self._keep(Host(self.directory, name)).ready()
 
     def bare(self, name, nic_args, **options):
         return self._keep(Bare(self.directory, name, nic_args, **options))
