@@ -137,7 +137,7 @@ pub struct PortStatus {
 pub struct LinkStatus {
     /// Name of the link: the port's, or that of the link in the bond.
     pub name: String,
-    /// What it is, by the word of the configuration: `tap`, `macvtap`, `af_packet`.
+    /// What it is, by the word of the configuration: `tap`, `macvtap`, `af_packet`, `af_xdp`.
     pub kind: String,
     /// Name of the network device.
     pub device: String,

@@ -56,6 +56,16 @@ impl VnetHeader {
     pub const LEN: usize = 12;
     /// The length without, for legacy drivers.
     pub const LEGACY_LEN: usize = 10;
+    /// The header of a frame in which nothing is left undone.
+    pub const PLAIN: Self = Self {
+        flags: 0,
+        gso_type: 0,
+        hdr_len: 0,
+        gso_size: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        num_buffers: 1,
+    };
 
     /// Decodes a header; the last two bytes of `num_buffers` are zero for a legacy one.
     #[inline]

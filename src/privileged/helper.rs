@@ -43,13 +43,13 @@ struct Helper {
     /// Names of network devices that may be touched.
     devices: BTreeSet<String>,
     sealed: bool,
-    /// Network devices that it made and that do not go by themselves, by their number.
+    /// Network devices that it made or changed, what does not end by itself, by their number.
     made: BTreeMap<u32, Made>,
     /// Sockets that it made, by their real path.
     bound: BTreeMap<PathBuf, Identity>,
 }
 
-/// A network device that is to be removed.
+/// A network device that is to be removed, or made as it was.
 struct Made {
     name: String,
     created: Created,
@@ -178,7 +178,7 @@ impl Helper {
     fn remove_all(&mut self) {
         for made in std::mem::take(&mut self.made).into_values() {
             if let Err(error) = made.created.remove() {
-                eprintln!("evb: the device {} stays behind: {error}", made.name);
+                eprintln!("evb: the device {} is not as it was: {error}", made.name);
             }
         }
         for (path, identity) in std::mem::take(&mut self.bound) {

@@ -10,7 +10,8 @@
 //! - replace a socket there that nobody listens on; never a socket in use, nor any other file;
 //! - remove sockets that it made itself;
 //! - make, take and set up the network devices named at start, a set that is closed as well, and
-//!   remove those that it made itself.
+//!   remove those that it made itself. A device with `AF_XDP` sockets gets a program and loses features that
+//!   would harm frames, and so does the other device of a pair; both are as before at the end.
 //!
 //! The helper ignores the signals that stop a process and lives as long as the channel: when the daemon
 //! is gone, by intention or by SIGKILL, it removes the sockets and devices that are still its own and exits. A
@@ -187,20 +188,28 @@ impl Privileged {
     pub fn open_link(&self, spec: &Spec) -> Result<Link, Error> {
         if let Spec::Handed(handed) = spec {
             let opened = self.handed.open(handed);
-            let refused = |error| refused_link(spec, LinkRefusal::Device(error));
-            return opened
-                .map(|opened| Link::new(opened.facts, opened.queues))
-                .map_err(refused);
+            let link = opened.and_then(|opened| Link::new(opened.facts, opened.queues));
+            return link.map_err(|error| refused_link(spec, LinkRefusal::Device(error)));
         }
         let request = Request::OpenLink { spec: spec.clone() };
         match self.ask_link(&request, spec.name(), Action::OpenLink)? {
-            (Reply::Link(facts), queues) if !queues.is_empty() => Ok(Link::new(facts, queues)),
+            (Reply::Link(facts), queues) if !queues.is_empty() => {
+                let ifindex = facts.ifindex;
+                Link::new(facts, queues).map_err(|error| {
+                    let request = Request::RemoveLink { ifindex };
+                    // The first error is the one to tell.
+                    if let Err(error) = self.ask_link(&request, spec.name(), Action::Unlink) {
+                        log::warn!("{error}");
+                    }
+                    refused_link(spec, LinkRefusal::Device(error))
+                })
+            }
             _ => Err(unexpected()),
         }
     }
 
-    /// Removes the device of a link if [`Privileged::open_link`] made it and it does not go by itself.
-    /// It is no error if it is gone, or if it was there before.
+    /// Removes the device of a link if [`Privileged::open_link`] made it and it does not go by itself, and
+    /// undoes what was changed about one that was there. It is no error if there is nothing to undo.
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ pub(super) enum Request {
     Unlink { path: PathBuf },
     /// Make or take a network device.
     OpenLink { spec: Spec },
-    /// Remove the network device that was made under this number.
+    /// Remove the network device that was made under this number, or undo what was changed about it.
     RemoveLink { ifindex: u32 },
 }
 

@@ -11,8 +11,9 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// The longest message; a longer one is refused by [`Channel::send`].
 pub const MESSAGE_MAX: usize = 16 * 1024;
-/// The most descriptors of one message; more are refused by [`Channel::send`].
-pub const DESCRIPTORS_MAX: usize = 64;
+/// The most descriptors of one message; more are refused by [`Channel::send`]. A link has up to 64 queues,
+/// and a few more descriptors.
+pub const DESCRIPTORS_MAX: usize = 72;
 
 /// One end of the channel.
 #[derive(Debug)]

@@ -5,8 +5,11 @@
 //! `unsafe` code.
 #![allow(unsafe_code)]
 
+pub mod bpf;
+mod call;
 pub mod connect;
 pub mod cpu;
+pub mod ethtool;
 pub mod eventfd;
 pub mod fdpass;
 pub mod handed;
@@ -21,4 +24,5 @@ pub mod process;
 pub mod rate_limit;
 pub mod socket;
 pub mod tun;
+pub mod xsk;
 pub mod zeroed;

@@ -8,6 +8,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::spec::MAX_QUEUES;
+use super::sriov::SriovError;
 
 /// Why a device cannot be opened. The text ends with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -113,11 +114,87 @@ pub enum LinkError {
         /// The device.
         device: String,
     },
+    /// The driver runs no XDP program, or the device is of a kind that hands over unfinished frames.
+    #[error("AF_XDP does not work on {device}, {why}; use `af_packet = {{ dev = \"{device}\" }}`")]
+    NoXdp {
+        /// The device.
+        device: String,
+        /// What about it.
+        why: String,
+    },
+    /// The device has an XDP program.
+    #[error(
+        "another XDP program is attached to {device}; stop the process that has attached it, or remove it with \
+         `ip link set dev {device} xdp off`"
+    )]
+    XdpTaken {
+        /// The device.
+        device: String,
+    },
+    /// A feature by which frames would lose their tags, or come unfinished.
+    #[error(
+        "the feature {feature} of {device} stays on, by which frames would lose their VLAN tags or arrive \
+         unfinished; switch it off with `ethtool -K {device} {feature} off`, or use `af_packet`"
+    )]
+    Feature {
+        /// The device, or its peer.
+        device: String,
+        /// The kernel's name of the feature.
+        feature: String,
+    },
+    /// The MTU is larger than what fits the memory of the sockets.
+    #[error(
+        "the MTU of {device} is {mtu}, and AF_XDP takes frames for {most} at most; set it with `ip link \
+         set dev {device} mtu {most}`, or use `af_packet`"
+    )]
+    MtuTooLarge {
+        /// The device.
+        device: String,
+        /// Its MTU.
+        mtu: u32,
+        /// The largest that can be.
+        most: u32,
+    },
+    /// The device has fewer receive queues.
+    #[error(
+        "{device} has {has} receive queues, and not {queues}; set `queues = {has}`, or look with `ethtool \
+         -l {device}` whether it can have more"
+    )]
+    DeviceQueues {
+        /// The device.
+        device: String,
+        /// How many were asked for.
+        queues: u16,
+        /// How many it has.
+        has: u32,
+    },
+    /// Another socket is bound to a queue of the device.
+    #[error(
+        "another process has an AF_XDP socket on queue {queue} of {device}; stop it, or choose another device"
+    )]
+    QueueTaken {
+        /// The device.
+        device: String,
+        /// Number of the queue.
+        queue: u16,
+    },
+    /// Each transmit queue of the other device of a pair needs a receive queue of this one.
+    #[error(
+        "{device} has fewer receive queues than its peer has transmit queues; give both as many with \
+         `ethtool -L`"
+    )]
+    PeerQueues {
+        /// The device.
+        device: String,
+    },
+    /// A virtual function cannot be used.
+    #[error(transparent)]
+    Sriov(#[from] SriovError),
     /// The process lacks a capability.
     #[error(
         "{call} needs {capability}; start evb as root, or grant it with `setcap \
-         cap_net_admin,cap_net_raw,cap_mknod,cap_dac_override+ep` on its program file, or in its \
-         unit with `AmbientCapabilities={capability}`"
+         cap_net_admin,cap_net_raw,cap_mknod,cap_dac_override,cap_bpf,cap_ipc_lock+ep` on its program file, \
+         or in its unit with `AmbientCapabilities={capability}`"
     )]
     Capability {
         /// What was tried.
@@ -162,6 +239,8 @@ fn hint(errno: i32) -> &'static str {
     match errno {
         libc::ENOENT | libc::ENXIO => "; load the driver with `modprobe tun macvtap`",
         libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => "; the kernel lacks the driver",
+        libc::EAFNOSUPPORT => "; the kernel lacks it (CONFIG_XDP_SOCKETS)",
+        libc::ENOBUFS => "; raise the limit of locked memory (LimitMEMLOCK=)",
         libc::EMFILE | libc::ENFILE => "; raise the limit of open files (LimitNOFILE=)",
         libc::E2BIG => "; ask for fewer queues",
         libc::EINVAL | libc::ERANGE => "; look into the kernel's log, or try a smaller `mtu`",

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::error::LinkError;
 use super::packet;
 use super::peer::PeerQueue;
 use super::spec::{Facts, Kind};
+use super::xdp::{self, XdpQueue};
 use crate::frame::mac::Mac;
 use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
@@ -30,27 +32,37 @@ pub struct Link {
     accepts: Offloads,
     mtu: AtomicU16,
     queues: Vec<LinkQueue>,
+    /// What ends with the link.
+    _kept: Vec<OwnedFd>,
     /// Dropped after the queues, which tells of their end.
     end: Option<oneshot::Sender<()>>,
 }
 
 impl Link {
     /// A link over the descriptors of a device that was opened.
-    pub fn new(facts: Facts, queues: Vec<OwnedFd>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Why `AF_XDP` sockets cannot be bound; other links have no errors here.
+    pub fn new(facts: Facts, descriptors: Vec<OwnedFd>) -> Result<Self, LinkError> {
         let kind = facts.kind;
-        Self {
+        let (queues, kept) = if kind == Kind::Xdp {
+            let (queues, kept) = xdp::start(&facts, descriptors)?;
+            let boxed = queues.into_iter().map(Box::new);
+            (boxed.map(LinkQueue::Xdp).collect(), kept)
+        } else {
+            let files = descriptors.into_iter().map(File::from);
+            let devices = files.map(|file| LinkQueue::Device(Device { file, kind }));
+            (devices.collect(), vec![])
+        };
+        Ok(Self {
             mtu: AtomicU16::new(facts.mtu),
-            queues: queues
-                .into_iter()
-                .map(|queue| {
-                    let file = queue.into();
-                    LinkQueue::Device(Device { file, kind })
-                })
-                .collect(),
+            queues,
             accepts: facts.accepts(),
             facts,
+            _kept: kept,
             end: None,
-        }
+        })
     }
 
     /// A link to the vhost-user back end behind `queue`, which takes `accepts` without repair.
@@ -68,6 +80,7 @@ impl Link {
             queues: vec![LinkQueue::Peer(Box::new(queue))],
             accepts,
             facts,
+            _kept: vec![],
             end: None,
         }
     }
@@ -76,13 +89,24 @@ impl Link {
     pub fn fault(&self) -> Option<DeviceError> {
         self.queues.iter().find_map(|queue| match queue {
             LinkQueue::Peer(queue) => queue.fault(),
-            LinkQueue::Device(_) => None,
+            LinkQueue::Device(_) | LinkQueue::Xdp(_) => None,
         })
     }
 
     /// What it is.
     pub fn kind(&self) -> Kind {
         self.facts.kind
+    }
+
+    /// Whether the driver puts frames straight into the memory that they are forwarded from; `None` where
+    /// there is no such memory.
+    pub fn is_zero_copy(&self) -> Option<bool> {
+        let mut sockets = self.queues.iter().filter_map(|queue| match queue {
+            LinkQueue::Xdp(queue) => Some(queue.is_zero_copy()),
+            LinkQueue::Device(_) | LinkQueue::Peer(_) => None,
+        });
+        let first = sockets.next()?;
+        Some(first && sockets.all(|zero_copy| zero_copy))
     }
 
     /// Name of the device.
@@ -150,6 +174,8 @@ pub enum LinkQueue {
     Device(Device),
     /// The queue pair of a vhost-user back end.
     Peer(Box<PeerQueue>),
+    /// An `AF_XDP` socket.
+    Xdp(Box<XdpQueue>),
 }
 
 /// One queue of a device: the kernel's end of it.
@@ -160,7 +186,7 @@ pub struct Device {
 }
 
 /// Where a received frame lies in its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
     /// Where its virtio-net header begins.
     pub at: usize,
@@ -185,7 +211,8 @@ impl Received {
 }
 
 impl LinkQueue {
-    /// Receives one frame into `buffer`, which has [`RECEIVE_BUFFER`] bytes.
+    /// Receives one frame into `buffer`, which has [`RECEIVE_BUFFER`] bytes. Those of an `AF_XDP` socket
+    /// need no buffer, see [`Inbox`](super::Inbox).
     ///
     /// # Errors
     ///
@@ -199,6 +226,7 @@ impl LinkQueue {
             }
             Self::Device(Device { file, .. }) => (&*file).read(buffer)?,
             Self::Peer(queue) => queue.receive(buffer)?,
+            Self::Xdp(queue) => copy(queue.lend().take()?, buffer),
         };
         match read.checked_sub(VnetHeader::LEN) {
             // The kernel cuts off what is too long, without a word.
@@ -207,7 +235,8 @@ impl LinkQueue {
         }
     }
 
-    /// Sends one frame, whose header has 12 bytes. Never waits.
+    /// Sends one frame, whose header has 12 bytes. Never waits. The frame may stay in line until
+    /// [`LinkQueue::flush`].
     ///
     /// # Errors
     ///
@@ -221,6 +250,7 @@ impl LinkQueue {
             }
             Self::Device(Device { file, .. }) => virtqueue::writev(file.as_fd(), frame)?,
             Self::Peer(queue) => return queue.send(frame),
+            Self::Xdp(queue) => return queue.send(frame),
         };
         // Less went out than the frame said: its last segments are not there.
         if sent < frame.len() {
@@ -229,12 +259,23 @@ impl LinkQueue {
         Ok(())
     }
 
-    /// Sees to it that the descriptor announces the next frame; whether there is one already. The kernel
-    /// announces every frame that comes after the last was read.
+    /// Ends a burst: frames in line go. Returns how many of those that were taken since the last time are lost,
+    /// because the device had no room or no carrier after all, or has gone.
+    #[inline]
+    pub fn flush(&self) -> u32 {
+        match self {
+            Self::Device(_) | Self::Peer(_) => 0,
+            Self::Xdp(queue) => queue.flush(),
+        }
+    }
+
+    /// Sees to it that the descriptor announces the next frame; whether there is one already, or one that is
+    /// still to be sent. The kernel announces every frame that comes after the last was read.
     #[inline]
     pub fn enable_calls(&self) -> bool {
         match self {
             Self::Device(_) => false,
+            Self::Xdp(queue) => queue.is_late(),
             Self::Peer(queue) => queue.enable_calls(),
         }
     }
@@ -253,8 +294,20 @@ impl AsRawFd for LinkQueue {
         match self {
             Self::Device(device) => device.file.as_raw_fd(),
             Self::Peer(queue) => queue.as_raw_fd(),
+            Self::Xdp(queue) => queue.as_raw_fd(),
         }
     }
+}
+
+/// Copies a frame behind its header; the bytes of both, or of `buffer` if that was too short.
+fn copy(frame: &[u8], buffer: &mut [u8]) -> usize {
+    let len = buffer.len().min(VnetHeader::LEN + frame.len());
+    let bytes = VnetHeader::PLAIN.encode();
+    let bytes = bytes.iter().chain(frame);
+    for (to, from) in buffer.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    len
 }
 
 /// Whether an error of [`LinkQueue::send`] says that the device takes no more for now.

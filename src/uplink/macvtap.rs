@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::Opened;
 use super::error::LinkError;
 use super::netlink::{Client, Device, Settings, with_client};
-use super::spec::{Created, Facts, Kind, MacvtapSpec};
+use super::spec::{Created, Facts, Kind, MacvtapSpec, Made};
 use super::tap::set_up_queue;
 use crate::sys::node::{self, Number};
 use crate::sys::tun::{self, Attach};
@@ -43,7 +43,7 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
             }
         }
         let device = client.add_macvtap(spec, parent.ifindex).await?;
-        let mut created = Created {
+        let mut created = Made {
             ifindex: device.ifindex,
             parent_mtu: None,
         };
@@ -105,7 +105,7 @@ async fn set_up(
     client: &Client,
     spec: &MacvtapSpec,
     device: &Device,
-    created: Option<Created>,
+    created: Option<Made>,
 ) -> Result<Opened, LinkError> {
     let number = number_of(&spec.name, device.ifindex)?;
     let node = Node::find(device.ifindex, number).map_err(|error| {
@@ -150,7 +150,7 @@ async fn set_up(
             mtu: device.mtu(),
             uso,
         },
-        created,
+        created: created.map(Created::Device),
         queues: nodes.into_iter().map(OwnedFd::from).collect(),
     })
 }

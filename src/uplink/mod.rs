@@ -1,5 +1,5 @@
-//! Links to the outside: TAP, MACVTAP and packet sockets and the queues of a vhost-user back end, all used
-//! the same way.
+//! Links to the outside: TAP, MACVTAP, packet and AF_XDP sockets and the queues of a vhost-user back end, all
+//! used the same way.
 //!
 //! A [`Spec`] says which device is wanted; [`open`] makes or takes it, in the process that has the
 //! capabilities, and comes back with descriptors and [`Facts`]. Those travel, and a [`Link`] is made
@@ -17,28 +17,33 @@
 
 mod error;
 mod handed;
+mod inbox;
 mod link;
 mod macvtap;
 pub mod netlink;
 mod packet;
 mod peer;
 mod spec;
+pub mod sriov;
 mod tap;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 use std::os::fd::OwnedFd;
 
 pub use error::{LinkError, Occupied};
 pub use handed::adopt;
+pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, PacketSpec, Spec,
-    TapSpec, macvtap_name,
+    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
+    TapSpec, XdpSpec, macvtap_name,
 };
+pub use xdp::{Taken, XdpQueue};
 
 /// A device that was opened.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ pub struct Opened {
     /// What has to be undone with [`Created::remove`]; nothing for a device that was there before,
     /// and for one that goes with its last descriptor.
     pub created: Option<Created>,
-    /// One descriptor for each queue.
+    /// One descriptor for each queue, and for some links a few more.
     pub queues: Vec<OwnedFd>,
 }
 
@@ -63,6 +68,8 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
+        Spec::Xdp(spec) => xdp::open(spec),
+        Spec::Sriov(spec) => sriov::open(spec),
         Spec::Handed(spec) => Err(handed::elsewhere(spec)),
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LinkError;
 use super::netlink;
+use super::sriov::{HeldFunction, SriovSpec};
+use super::xdp::Taken;
 use crate::frame::offloads::Offloads;
 use crate::sys::tun;
 
@@ -22,6 +24,10 @@ pub enum Spec {
     Macvtap(MacvtapSpec),
     /// A packet socket.
     Packet(PacketSpec),
+    /// `AF_XDP` sockets.
+    Xdp(XdpSpec),
+    /// A virtual function of a NIC, and one of the above over it.
+    Sriov(SriovSpec),
     /// A TAP or MACVTAP device that somebody else has opened.
     Handed(HandedSpec),
 }
@@ -75,6 +81,17 @@ pub struct PacketSpec {
     pub queues: u16,
 }
 
+/// `AF_XDP` sockets on the first receive queues of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpSpec {
+    /// Name of the device.
+    pub device: String,
+    /// How many of its receive queues, each of which has a socket.
+    pub queues: u16,
+    /// Whether a device may be taken that holds an address or a default route.
+    pub take_parent: bool,
+}
+
 /// A TAP or MACVTAP device that somebody else has opened and set up. What is named here is checked,
 /// and nothing is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +128,8 @@ pub enum Kind {
     Macvtap,
     /// A packet socket.
     Packet,
+    /// `AF_XDP` sockets.
+    Xdp,
     /// A vhost-user back end, to which we are the front end.
     Peer,
 }
@@ -134,8 +153,11 @@ pub struct Facts {
 
 impl Facts {
     /// What the device takes without repair. The kernel does for a device without offloads what is
-    /// missing, so this is what the kernel knows.
+    /// missing, so this is what the kernel knows; `AF_XDP` goes past that.
     pub fn accepts(&self) -> Offloads {
+        if self.kind == Kind::Xdp {
+            return Offloads::NONE;
+        }
         let tcp = Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6 | Offloads::ECN;
         if self.uso {
             tcp | Offloads::USO4 | Offloads::USO6
@@ -146,24 +168,46 @@ impl Facts {
 }
 
 /// What [`open`](super::open) has changed and what does not end with the descriptors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
-    /// Number of the device that was made.
-    pub(super) ifindex: u32,
-    /// A parent's number, and the MTU that it had before.
-    pub(super) parent_mtu: Option<(u32, u16)>,
+#[derive(Debug)]
+pub enum Created {
+    /// A device that was made.
+    Device(Made),
+    /// A device whose frames go to our sockets.
+    Xdp(Taken),
+    /// A virtual function in use, and what was made over it.
+    Function(HeldFunction, Option<Box<Created>>),
 }
 
 impl Created {
-    /// Removes the device. It is no error if somebody else has done so.
+    /// Undoes it. It is no error if somebody else has done so.
     ///
     /// # Errors
     ///
     /// Why not.
     pub fn remove(&self) -> Result<(), LinkError> {
-        netlink::with_client(async |client| self.undo(client).await)
+        match self {
+            Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
+            Self::Xdp(taken) => taken.undo(),
+            Self::Function(held, over) => {
+                if let Some(over) = over {
+                    over.remove()?;
+                }
+                held.let_go()
+            }
+        }
     }
+}
 
+/// A device that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its number.
+    pub(super) ifindex: u32,
+    /// A parent's number, and the MTU that it had before.
+    pub(super) parent_mtu: Option<(u32, u16)>,
+}
+
+impl Made {
     pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
         client.remove(self.ifindex).await?;
         match self.parent_mtu {
@@ -180,6 +224,7 @@ impl fmt::Display for Kind {
             Self::Tap => "tap",
             Self::Macvtap => "macvtap",
             Self::Packet => "af_packet",
+            Self::Xdp => "af_xdp",
             Self::Peer => "vhost-user",
         })
     }
@@ -203,7 +248,9 @@ impl Spec {
             Spec::Tap(spec) => (Some(&spec.name), None),
             Spec::Macvtap(spec) => (Some(&spec.name), Some(&spec.parent)),
             Spec::Packet(spec) => (Some(&spec.device), None),
+            Spec::Xdp(spec) => (Some(&spec.device), None),
             Spec::Handed(_) => (None, None),
+            Spec::Sriov(spec) => (Some(&spec.pf), spec.made()),
         };
         device.into_iter().chain(parent).map(String::as_str)
     }
@@ -214,6 +261,8 @@ impl Spec {
             Spec::Tap(spec) => &spec.name,
             Spec::Macvtap(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
+            Spec::Xdp(spec) => &spec.device,
+            Spec::Sriov(spec) => &spec.pf,
             Spec::Handed(spec) => spec.name.as_deref().unwrap_or("the device handed in"),
         }
     }
@@ -224,6 +273,8 @@ impl Spec {
             Spec::Tap(_) | Spec::Handed(HandedSpec { macvtap: None, .. }) => Kind::Tap,
             Spec::Macvtap(_) | Spec::Handed(_) => Kind::Macvtap,
             Spec::Packet(_) => Kind::Packet,
+            Spec::Xdp(_) => Kind::Xdp,
+            Spec::Sriov(spec) => spec.kind(),
         }
     }
 
@@ -233,6 +284,17 @@ impl Spec {
         match (self, next) {
             (Spec::Macvtap(now), Spec::Macvtap(next)) => {
                 let now = MacvtapSpec {
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
+            }
+            (Spec::Xdp(now), Spec::Xdp(next)) => {
+                now.device == next.device && now.queues == next.queues
+            }
+            (Spec::Sriov(now), Spec::Sriov(next)) => {
+                let now = SriovSpec {
+                    create: next.create,
                     take_parent: next.take_parent,
                     ..now.clone()
                 };
@@ -248,8 +310,10 @@ impl Spec {
             Spec::Tap(spec) => spec.queues,
             Spec::Macvtap(spec) => spec.queues,
             Spec::Packet(spec) => spec.queues,
+            Spec::Xdp(spec) => spec.queues,
             // There are never as many as would not fit.
             Spec::Handed(spec) => spec.descriptors.len() as u16,
+            Spec::Sriov(spec) => spec.queues,
         }
     }
 
@@ -269,7 +333,7 @@ impl Spec {
 }
 
 /// Whether a device can have the name. The kernel would take a `%` for a number of its choice.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= tun::NAME_MAX
         && name != "."

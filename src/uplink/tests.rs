@@ -4,6 +4,7 @@ mod macvtap;
 mod packet;
 mod tap;
 mod watch;
+mod xdp;
 
 use std::io;
 use std::thread;
@@ -36,7 +37,7 @@ fn link(spec: &Spec) -> (Link, Option<super::Created>) {
         created,
         queues,
     } = open(spec).unwrap();
-    (Link::new(facts, queues), created)
+    (Link::new(facts, queues).unwrap(), created)
 }
 
 fn refusal(spec: &Spec) -> LinkError {
@@ -63,7 +64,29 @@ fn send_on(queue: &LinkQueue, vnet: VnetHeader, frame: &[u8]) -> io::Result<()> 
         rest_skip: 0,
         rest_len: 0,
     };
-    queue.send(&whole)
+    queue.send(&whole)?;
+    assert_eq!(queue.flush(), 0, "frames in line were lost");
+    Ok(())
+}
+
+/// 64 flows from `wire` all arrive at `link`, and by more than one of its queues.
+fn flows_spread(wire: &Link, link: &Link) {
+    for port in 0..64 {
+        let packet = Packet::new(false, true, 100);
+        let mut frame = packet.partial();
+        frame[34] = port;
+        send(wire, packet.needs_csum(), &frame);
+    }
+    let counts: Vec<_> = link
+        .queues()
+        .iter()
+        .map(|queue| receive_all(queue, 0).len())
+        .collect();
+    assert_eq!(counts.iter().sum::<usize>(), 64, "{counts:?}");
+    assert!(
+        counts.iter().filter(|count| **count > 0).count() > 1,
+        "{counts:?}"
+    );
 }
 
 /// The frames of these tests that arrive until `count` are there or nothing comes for a while;

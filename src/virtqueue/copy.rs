@@ -10,9 +10,9 @@ use std::ptr;
 
 use super::dirty::DirtyLog;
 
-/// A piece of one buffer of a descriptor chain.
+/// A piece of one buffer of a descriptor chain, or a buffer of our own.
 ///
-/// `'m` borrows the ring it was walked from, and the ring holds the mapping.
+/// `'m` borrows the ring it was walked from, and the ring holds the mapping; or it borrows the buffer.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'m> {
     ptr: *mut u8,
@@ -21,7 +21,7 @@ pub struct Segment<'m> {
     memory: PhantomData<&'m ()>,
 }
 
-impl Segment<'_> {
+impl<'m> Segment<'m> {
     /// `ptr` must be valid for reads and writes of `len` bytes for as long as `'m`; `guest` is its
     /// guest address.
     ///
@@ -38,7 +38,20 @@ impl Segment<'_> {
         }
     }
 
-    /// Length in bytes, never 0.
+    /// A frame in a buffer of our own, to be read from where it lies.
+    #[inline]
+    pub fn of(bytes: &'m mut [u8]) -> Self {
+        // Longer ones than guests can describe do not exist.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Segment {
+            ptr: bytes.as_mut_ptr(),
+            len,
+            guest: 0,
+            memory: PhantomData,
+        }
+    }
+
+    /// Length in bytes, never 0 in a chain.
     #[inline]
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -66,7 +79,10 @@ impl Segment<'_> {
     /// Reads one byte of each page, so that a mapping whose file was cut off raises its SIGBUS here.
     #[cold]
     pub(super) fn touch(&self) {
-        for offset in (0..self.len()).step_by(4096).chain([self.len() - 1]) {
+        for offset in (0..self.len())
+            .step_by(4096)
+            .chain(self.len().checked_sub(1))
+        {
             // SAFETY: `offset` is below `len`, for which `new`'s caller guarantees validity; a fault
             // is resolved by the SIGBUS handler.
             unsafe { self.ptr.add(offset).read_volatile() };
@@ -82,7 +98,7 @@ pub struct Gather<'a> {
     pub header: &'a [u8],
     /// The first bytes of the frame as they were classified.
     pub head: &'a [u8],
-    /// The sender's chain.
+    /// The sender's chain or buffer.
     pub rest: &'a [Segment<'a>],
     /// How many bytes of `rest` the header and `head` stand for.
     pub rest_skip: usize,

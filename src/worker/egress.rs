@@ -63,8 +63,6 @@ pub struct Egress {
     /// Which group a queue has, if `groups` confirms it: never cleared.
     group_of: Vec<u32>,
     mender: Mender,
-    /// A frame put together.
-    scratch: Vec<u8>,
 }
 
 /// A burst to be delivered.
@@ -149,10 +147,10 @@ impl Egress {
             let waits = burst.sole >> frame.chain & 1 != 0;
             let repair = repair_needed(&frame.vnet, frame.head(), rings.accepts);
             if repair == Repair::None {
-                out.push(job, waits, (frames, payload), &mut self.scratch, outcome);
+                out.push(job, waits, (frames, payload), outcome);
                 continue;
             }
-            out.flush((frames, payload), &mut self.scratch, outcome);
+            out.flush((frames, payload), outcome);
             if out.is_closed() {
                 out.refuse(job, frame, waits, outcome);
                 continue;
@@ -165,7 +163,7 @@ impl Egress {
                 Err(reason) => outcome.dropped(job.account(), reason),
             }
         }
-        out.flush((frames, payload), &mut self.scratch, outcome);
+        out.flush((frames, payload), outcome);
         out.finish(outcome);
     }
 
@@ -183,7 +181,7 @@ impl Egress {
             index = self.next[index];
             let repair = repair_needed(&frame.vnet, frame.head(), out.accepts);
             if repair == Repair::None {
-                out.send(job, frame, burst.payload, &mut self.scratch, outcome);
+                out.send(job, frame, burst.payload, outcome);
                 continue;
             }
             match self
@@ -194,6 +192,7 @@ impl Egress {
                 Err(reason) => outcome.dropped(job.account(), reason),
             }
         }
+        out.finish();
     }
 
     /// The receiver went away between the decision and the copy.

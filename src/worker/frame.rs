@@ -15,7 +15,7 @@ pub const MAX_HEAD: usize = HEAD + 16;
 /// One form of a frame. A patch link may change its tags, which makes another form.
 #[derive(Clone)]
 pub struct Frame {
-    /// Which chain, or which buffer, of the burst holds the bytes behind the head.
+    /// Which chain, or which frame of a link, of the burst holds the bytes behind the head.
     pub chain: usize,
     /// The virtio-net header, checked.
     pub vnet: VnetHeader,
@@ -25,7 +25,7 @@ pub struct Frame {
     pub len: usize,
     /// Longest frame on the wire that a GSO frame stands for; `None` for others.
     pub segment_len: Option<u32>,
-    /// Where the part that is not in the head begins, counted in the bytes of the chain or buffer.
+    /// Where the part that is not in the head begins, counted in the bytes of the chain or frame.
     pub rest_at: usize,
     head: [u8; MAX_HEAD],
     head_len: usize,

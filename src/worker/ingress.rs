@@ -12,6 +12,7 @@ use super::snapshot::{Port, PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
+use crate::uplink::Inbox;
 use crate::virtqueue::{self, TxBatch, TxGuard, TxRing};
 
 /// Frames taken from a queue in one turn.
@@ -41,7 +42,7 @@ pub struct Path {
     pub(super) routes: Routes,
     pub(super) egress: Egress,
     /// What links are read into.
-    pub(super) buffers: Vec<Vec<u8>>,
+    pub(super) inbox: Inbox,
     /// Receivers found broken in this turn.
     pub failed: Vec<(PortId, Fault)>,
 }
@@ -160,12 +161,8 @@ impl Path {
         };
         let drop_frame = |to, reason| drop_at(snapshot, at.worker, to, reason);
         let bytes = &bytes[..bytes.len().min(HEAD)];
-        let vnet = VnetHeader {
-            num_buffers: 1,
-            ..VnetHeader::default()
-        };
         self.routes.clear();
-        match Frame::new(0, vnet, bytes, bytes.len(), 0) {
+        match Frame::new(0, VnetHeader::PLAIN, bytes, bytes.len(), 0) {
             Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
             Err(reason) => counts.drop_frames(0, reason, 1),
         }
@@ -173,7 +170,7 @@ impl Path {
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
-            payload: Payload::Buffers(&[]),
+            payload: Payload::Frames(&[]),
             sole: 0,
         };
         let here = (snapshot, at.worker);

@@ -5,12 +5,12 @@ use std::io;
 use super::count::{Counts, drop_at};
 use super::egress::Burst;
 use super::frame::{Frame, HEAD};
-use super::ingress::{BURST, Moment, Path, Tally, Turn};
+use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
 use super::snapshot::{PortId, Snapshot};
-use crate::frame::vnet::Origin;
+use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
-use crate::uplink::{self, LinkQueue, RECEIVE_BUFFER};
+use crate::uplink::{self, BATCH};
 
 impl Path {
     /// Serves queue number `index` of the device behind the port `id` once.
@@ -26,19 +26,25 @@ impl Path {
         else {
             return Turn::Idle;
         };
-        self.buffers.resize_with(BURST, Vec::new);
         self.routes.clear();
-        let mut received = 0;
+        let mut arrivals = self.inbox.open(queue);
+        let mut number = 0;
+        let mut busy = false;
         let mut complained = false;
-        for buffer in 0..BURST {
-            match self.receive(queue, buffer) {
-                Ok(Ok(frame)) => {
-                    self.routes
-                        .add(snapshot, id, frame, at.now_s, |at_port, reason| {
-                            drop_at(snapshot, at.worker, at_port, reason);
-                        });
+        for _ in 0..BATCH {
+            match arrivals.receive() {
+                Ok((vnet, bytes)) => {
+                    match take_apart(number, vnet, bytes) {
+                        Ok(frame) => {
+                            self.routes
+                                .add(snapshot, id, frame, at.now_s, |at_port, reason| {
+                                    drop_at(snapshot, at.worker, at_port, reason);
+                                });
+                        }
+                        Err(reason) => counts.drop_frames(0, reason, 1),
+                    }
+                    number += 1;
                 }
-                Ok(Err(reason)) => counts.drop_frames(0, reason, 1),
                 Err(error) if uplink::is_lost_frame(&error) => {
                     counts.drop_frames(0, DropReason::TooLong, 1);
                 }
@@ -51,51 +57,27 @@ impl Path {
                 // It is down or gone, which is watched elsewhere.
                 Err(_) => break,
             }
-            received += 1;
+            busy = true;
         }
-        self.deliver_received(snapshot, counts, at);
-        if received > 0 { Turn::Busy } else { Turn::Idle }
-    }
-
-    /// Reads one frame into a buffer, and takes it apart.
-    fn receive(
-        &mut self,
-        queue: &LinkQueue,
-        number: usize,
-    ) -> io::Result<Result<Frame, DropReason>> {
-        let buffer = &mut self.buffers[number];
-        buffer.resize(RECEIVE_BUFFER, 0);
-        let received = queue.receive(buffer)?;
-        let (vnet, bytes) = received.split(buffer);
-        let len = bytes.len();
-        let head_len = len.min(HEAD);
-        let checked = vnet.check(len, &mut bytes[..head_len], Origin::Uplink);
-        let frame = checked.and_then(|vnet| {
-            let rest_at = buffer.len().min(received.at + VNET + head_len);
-            Frame::new(
-                number,
-                vnet,
-                &buffer[received.at + VNET..][..head_len],
-                len,
-                rest_at,
-            )
-        });
-        Ok(frame)
-    }
-
-    fn deliver_received(&mut self, snapshot: &Snapshot, counts: Counts<'_>, at: Moment) {
         self.routes.count((snapshot, at.worker), |_| true);
+        let segments = arrivals.segments();
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
-            payload: Payload::Buffers(&self.buffers),
+            payload: Payload::Frames(&segments),
             sole: 0,
         };
         let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
+        if busy { Turn::Busy } else { Turn::Idle }
     }
 }
 
-/// Bytes of the virtio-net header of a link.
-const VNET: usize = crate::frame::vnet::VnetHeader::LEN;
+/// Checks the header of frame number `number` of the burst, and copies its first bytes.
+fn take_apart(number: usize, vnet: VnetHeader, bytes: &mut [u8]) -> Result<Frame, DropReason> {
+    let len = bytes.len();
+    let head = &mut bytes[..len.min(HEAD)];
+    let vnet = vnet.check(len, head, Origin::Uplink)?;
+    Frame::new(number, vnet, head, len, head.len())
+}

@@ -27,7 +27,6 @@ impl LinkOut<'_> {
         job: &Job,
         frame: &Frame,
         payload: Payload<'_, '_>,
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
@@ -38,10 +37,8 @@ impl LinkOut<'_> {
         };
         vnet.retag(job.action.growth().into());
         let (header, head) = (header(vnet), &tagged[..len]);
-        let sent = payload.gather(frame, &header, head, scratch, |whole| {
-            self.write(whole, frame.rest_len() + len, (job, frame))
-        });
-        if let Err(reason) = sent {
+        let whole = payload.gather(frame, &header, head);
+        if let Err(reason) = self.write(&whole, frame.rest_len() + len, (job, frame)) {
             outcome.dropped(job.account(), reason);
         }
     }
@@ -66,6 +63,16 @@ impl LinkOut<'_> {
                 outcome.dropped(job.account(), reason);
                 return;
             }
+        }
+    }
+
+    /// Ends the burst: what is still in line goes.
+    pub fn finish(&self) {
+        let lost = self.queue.flush();
+        if lost > 0 {
+            // In which VLAN they were is not known any more.
+            self.counts
+                .drop_frames(0, DropReason::UplinkBusy, lost.into());
         }
     }
 

@@ -58,7 +58,6 @@ impl<'a> RingOut<'a> {
         job: &Job,
         waits: bool,
         (frames, payload): (&[Frame], Payload<'_, '_>),
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let growth = job.action.growth().into();
@@ -66,7 +65,7 @@ impl<'a> RingOut<'a> {
         self.wants.push((self.rings.header_len + len) as u32);
         self.run.push((*job, waits));
         if self.run.is_full() {
-            self.flush((frames, payload), scratch, outcome);
+            self.flush((frames, payload), outcome);
         }
     }
 
@@ -74,7 +73,6 @@ impl<'a> RingOut<'a> {
     pub fn flush(
         &mut self,
         (frames, payload): (&[Frame], Payload<'_, '_>),
-        scratch: &mut Vec<u8>,
         outcome: &mut impl Outcome,
     ) {
         let mut sent = 0;
@@ -84,7 +82,7 @@ impl<'a> RingOut<'a> {
                 Ok(reservation) => {
                     let now = &self.run[sent..sent + reservation.granted];
                     for (grant, (job, _)) in reserved.grants().zip(now) {
-                        let done = self.copy(&grant, job, &frames[job.frame], payload, scratch);
+                        let done = self.copy(&grant, job, &frames[job.frame], payload);
                         if let Err(reason) = done {
                             outcome.dropped(job.account(), reason);
                         }
@@ -125,7 +123,6 @@ impl<'a> RingOut<'a> {
         job: &Job,
         frame: &Frame,
         payload: Payload<'_, '_>,
-        scratch: &mut Vec<u8>,
     ) -> Result<(), DropReason> {
         let Grant::Buffers { buffers, segments } = grant else {
             return Err(DropReason::RxChain);
@@ -143,9 +140,8 @@ impl<'a> RingOut<'a> {
         vnet.num_buffers = *buffers;
         let header = vnet.encode();
         let header = &header[..self.rings.header_len];
-        payload.gather(frame, header, head, scratch, |whole| {
-            self.ring.copy(segments, whole);
-        });
+        let whole = payload.gather(frame, header, head);
+        self.ring.copy(segments, &whole);
         let len = head.len() + frame.rest_len();
         self.counts.rx(job.vid, frame.header.dst, len);
         Ok(())

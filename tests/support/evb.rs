@@ -383,15 +383,6 @@ impl Drop for Evb {
     }
 }
 
-/// Puts a descriptor of this process under another number, and leaves it open for what the process becomes.
-pub fn duplicate(descriptor: i32, place: i32) -> std::io::Result<()> {
-    // SAFETY: a plain system call on numbers.
-    if unsafe { libc::dup2(descriptor, place) } < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// Allows this process as many descriptors as it may have: guests have about ten each.
 pub fn raise_descriptor_limit() {
     // SAFETY: both calls get a valid structure on this stack.

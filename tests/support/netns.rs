@@ -1,7 +1,7 @@
 //! Networks of a test's own: namespaces of the kernel, which end with the last thread and process in
 //! them, so that nothing is left behind and tests do not see each other.
 
-// `unshare`, `mount` and `gettid` have no safe form in the standard library.
+// `unshare`, `mount`, `dup2` and `gettid` have no safe form in the standard library.
 #![allow(unsafe_code)]
 
 use std::io::{self, Write};
@@ -87,6 +87,15 @@ pub fn veth(a: &str, b: &str) {
     for name in [a, b] {
         ip(&format!("link set {name} up"));
     }
+}
+
+/// Puts a descriptor of this process under another number, and leaves it open for what the process becomes.
+pub fn duplicate(descriptor: i32, place: i32) -> io::Result<()> {
+    // SAFETY: a plain system call on numbers.
+    if unsafe { libc::dup2(descriptor, place) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 type Work = Box<dyn FnOnce() + Send>;

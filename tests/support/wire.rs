@@ -29,7 +29,7 @@ impl Wire {
         let device = device.to_owned();
         let opened = uplink::open(&Spec::Packet(PacketSpec { device, queues: 1 })).unwrap();
         Self {
-            link: Link::new(opened.facts, opened.queues),
+            link: Link::new(opened.facts, opened.queues).unwrap(),
             buffer: vec![0; RECEIVE_BUFFER],
         }
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use evb::sys::ethtool::Ethtool;
+
 use crate::support::guest::hex;
 use crate::support::netns::{exists, in_namespace, ip, shown, veth};
 use crate::support::{Evb, Net, Wire, eth, eventually, mac};
@@ -11,6 +13,7 @@ use crate::{arrived, config, expect_state, links, start, uplink};
 const OUTSIDE: u16 = 600;
 const MACVTAP: &str = "macvtap = { parent = \"va\" }";
 const PACKET: &str = "af_packet = { dev = \"va\" }";
+const XDP: &str = "af_xdp = { dev = \"va\" }";
 
 fn out(number: u32) -> Vec<u8> {
     eth(mac(OUTSIDE), mac(1)).number(number).bytes()
@@ -44,7 +47,7 @@ fn ticks(evb: &Evb) -> u64 {
 #[test]
 fn an_uplink_is_down_while_it_has_no_carrier() {
     in_namespace(|| {
-        for link in [MACVTAP, PACKET] {
+        for link in [MACVTAP, PACKET, XDP] {
             veth("va", "vb");
             let mut net = start(&config(&[("p", "")], &uplink(link)), &["up"]);
             let mut wire = Wire::new("vb");
@@ -81,7 +84,7 @@ fn an_uplink_is_down_while_it_has_no_carrier() {
 #[test]
 fn a_device_that_is_gone_is_opened_again_when_it_is_back() {
     in_namespace(|| {
-        for link in [MACVTAP, PACKET] {
+        for link in [MACVTAP, PACKET, XDP] {
             veth("va", "vb");
             let mut net = start(&config(&[("p", "")], &uplink(link)), &["up"]);
             works(&mut net, &mut Wire::new("vb"), 1);
@@ -209,7 +212,7 @@ fn a_device_that_takes_no_more_holds_up_nobody() {
 fn frames_from_the_wire_that_cannot_be_are_counted() {
     in_namespace(|| {
         veth("va", "vb");
-        for link in [MACVTAP, PACKET] {
+        for link in [MACVTAP, PACKET, XDP] {
             let mut net = start(
                 &config(
                     &[("p", "mtu = 1400\nmac_policy = \"trusted\"")],
@@ -305,6 +308,34 @@ fn a_reload_opens_what_is_new_and_leaves_what_is_not() {
         works(&mut net, &mut Wire::new("vb"), 6);
         net.evb.stop();
         assert!(!exists("evb-up"));
+    });
+}
+
+#[test]
+fn a_nic_with_sockets_is_as_before_after_the_daemon_was_killed_or_reloaded() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let features = || ["va", "vb"].map(|name| Ethtool::new().unwrap().features(name).unwrap());
+        let before = features();
+        let mut net = start(&config(&[("p", "")], &uplink(XDP)), &["up"]);
+        let mut wire = Wire::new("vb");
+        works(&mut net, &mut wire, 1);
+        assert_ne!(features(), before);
+        // Another kind on the same device, and back.
+        for number in 0..3 {
+            net.reload(&config(&[("p", "")], &uplink(PACKET)));
+            expect_state(&net.evb, "up", "running");
+            assert!(features() == before);
+            works(&mut net, &mut wire, 2 + 2 * number);
+            net.reload(&config(&[("p", "")], &uplink(XDP)));
+            expect_state(&net.evb, "up", "running");
+            works(&mut net, &mut wire, 3 + 2 * number);
+        }
+        drop(net.evb.crash());
+        eventually("the features are back", || {
+            (features() == before).then_some(())
+        });
+        assert!(!shown("va").contains("prog/xdp"));
     });
 }
 

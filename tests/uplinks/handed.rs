@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use evb::sys::tun::{self, Attach};
 
-use crate::support::netns::{in_namespace, ip, veth};
+use crate::support::netns::{duplicate, in_namespace, ip, veth};
 use crate::support::{Evb, Finished, Guest, GuestOptions, Wire, eth, mac};
 use crate::{config, expect_state, links, uplink};
 
@@ -40,7 +40,7 @@ fn spawn(config: &str, files: &[&File]) -> Evb {
     let numbers: Vec<_> = files.iter().map(|file| file.as_raw_fd()).collect();
     Evb::spawn_by(NOBODY, config, move || {
         for (number, place) in numbers.iter().zip(210..) {
-            crate::support::evb::duplicate(*number, place)?;
+            duplicate(*number, place)?;
         }
         Ok(())
     })

@@ -149,6 +149,31 @@ fn tcp_crosses_between_two_host_ports_in_one_relay() {
     });
 }
 
+#[test]
+fn tcp_crosses_an_uplink_without_offloads() {
+    in_namespace(|| {
+        let elsewhere = Elsewhere::new();
+        // The peer of the NIC is here, so a bridge and another cable lead to the other network.
+        veth("va", "vb");
+        veth("vc", "vd");
+        ip(&format!("link set vd netns {}", elsewhere.id));
+        elsewhere.run(|| {
+            ip("link set vd up");
+            ip("address add 10.0.0.2/24 dev vd");
+        });
+        ip("link add br0 type bridge stp_state 0 forward_delay 0");
+        for port in ["vb", "vc"] {
+            ip(&format!("link set {port} master br0"));
+        }
+        ip("link set br0 up");
+        let more = format!("{HOST}\n{}", uplink("af_xdp = { dev = \"va\" }"));
+        let net = start(&config(&[("p", "")], &more), &["host", "up"]);
+        ip("address add 10.0.0.1/24 dev evb0");
+        transfer(&elsewhere);
+        net.evb.stop();
+    });
+}
+
 /// What each side says.
 static SPEECHES: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| [pattern(1), pattern(2)]);
 

@@ -11,13 +11,14 @@ use crate::{arrived, config, is_station, start, uplink};
 const OUTSIDE: u16 = 600;
 
 /// Uplinks that carry any address, with the device at the far end of each.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("tap = { name = \"tap0\" }", "tap0"),
     ("tap = { name = \"tap0\" }\nqueues = 4", "tap0"),
     ("macvtap = { parent = \"va\" }", "vb"),
     ("macvtap = { parent = \"va\", queues = 4 }", "vb"),
     ("af_packet = { dev = \"va\" }", "vb"),
     ("af_packet = { dev = \"va\", queues = 2 }", "vb"),
+    ("af_xdp = { dev = \"va\" }", "vb"),
 ];
 
 /// A frame of the guest, one for the guest, and one for everybody, with `tag` if it is one.
@@ -114,6 +115,7 @@ fn a_hairpin_bridge_reflects_for_vepa_ports() {
         for link in [
             "macvtap = { parent = \"va\" }",
             "af_packet = { dev = \"va\" }",
+            "af_xdp = { dev = \"va\" }",
         ] {
             let vepa = |n| format!("mode = \"vepa\"\nmac = [\"52:54:00:00:00:0{n}\"]\n");
             let (p, q) = (vepa(1), vepa(2));

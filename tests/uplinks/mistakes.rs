@@ -42,11 +42,16 @@ fn devices_that_cannot_be_used_are_named_with_the_remedy() {
         ip("link set va down");
         for link in [
             "af_packet = { dev = \"va\" }",
+            "af_xdp = { dev = \"va\" }",
             "macvtap = { parent = \"va\" }",
         ] {
             complains(&uplink(link), &["port up", "`ip link set dev va up`"]);
         }
         ip("link set va up");
+        complains(
+            &uplink("af_xdp = { dev = \"va\", queues = 2 }"),
+            &["port up", "va has 1 receive queues", "`queues = 1`"],
+        );
         complains(
             &host("name = \"va\"", ""),
             &["port host", "the name is taken by a device of kind veth"],

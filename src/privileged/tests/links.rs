@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::{HELPER, again};
 use crate::privileged::{Error, LinkRefusal, Privileged};
+use crate::sys::ethtool;
 use crate::uplink::testing::{exists, in_namespace, ip};
 use crate::uplink::{
-    Kind, LinkError, MacvtapMode, MacvtapSpec, PacketSpec, RECEIVE_BUFFER, Spec, TapSpec,
+    Kind, LinkError, MacvtapMode, MacvtapSpec, PacketSpec, RECEIVE_BUFFER, Spec, TapSpec, XdpSpec,
 };
 use crate::virtqueue::Gather;
 
@@ -47,6 +48,14 @@ fn macvtap() -> Spec {
 fn packet(device: &str) -> Spec {
     let device = device.to_owned();
     Spec::Packet(PacketSpec { device, queues: 1 })
+}
+
+fn xdp() -> Spec {
+    Spec::Xdp(XdpSpec {
+        device: "va".to_owned(),
+        queues: 1,
+        take_parent: false,
+    })
 }
 
 fn veth() {
@@ -181,34 +190,123 @@ fn errors_travel_with_their_remedy() {
     });
 }
 
+/// A helper that can never have some of its capabilities.
+fn spawn_without(capabilities: &str) -> Option<Privileged> {
+    let command = again("serve_if_told", HELPER, Path::new("yes"));
+    let mut without = Command::new("setpriv");
+    without
+        .args(["--bounding-set", capabilities, "--inh-caps=-all"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env(HELPER, "yes");
+    match Privileged::spawn_as(without, NOWHERE, DEVICES) {
+        Err(Error::Start(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            crate::uplink::testing::skipped("setpriv is not installed");
+            None
+        }
+        started => Some(started.unwrap()),
+    }
+}
+
 #[test]
 fn a_missing_capability_is_named() {
     in_namespace(|| {
         veth();
-        let command = again("serve_if_told", HELPER, Path::new("yes"));
-        let mut without = Command::new("setpriv");
-        without
-            .args(["--bounding-set", "-net_admin,-net_raw", "--inh-caps=-all"])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .env(HELPER, "yes");
-        let privileged = match Privileged::spawn_as(without, NOWHERE, DEVICES) {
-            Err(Error::Start(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                crate::uplink::testing::skipped("setpriv is not installed");
-                return;
-            }
-            started => started.unwrap(),
-        };
-        for (spec, call, capability) in [
-            (tap("evb0"), "making a TAP device", "CAP_NET_ADMIN"),
-            (macvtap(), "making a MACVTAP device on va", "CAP_NET_ADMIN"),
-            (packet("va"), "opening a packet socket on va", "CAP_NET_RAW"),
+        let opening = "opening an AF_XDP socket on va";
+        for (without, spec, call, capability) in [
+            (
+                "-net_admin,-net_raw",
+                tap("evb0"),
+                "making a TAP device",
+                "CAP_NET_ADMIN",
+            ),
+            (
+                "-net_admin,-net_raw",
+                macvtap(),
+                "making a MACVTAP device on va",
+                "CAP_NET_ADMIN",
+            ),
+            (
+                "-net_raw",
+                packet("va"),
+                "opening a packet socket on va",
+                "CAP_NET_RAW",
+            ),
+            (
+                "-net_admin,-net_raw",
+                xdp(),
+                "switching features of va off",
+                "CAP_NET_ADMIN",
+            ),
+            ("-net_raw", xdp(), opening, "CAP_NET_RAW"),
+            (
+                "-bpf,-sys_admin",
+                xdp(),
+                "loading the XDP program",
+                "CAP_BPF",
+            ),
         ] {
+            let Some(privileged) = spawn_without(without) else {
+                return;
+            };
             let expected = LinkRefusal::Device(LinkError::Capability {
                 call: call.into(),
                 capability: capability.into(),
             });
             assert_eq!(refusal(privileged.open_link(&spec)), expected);
         }
+    });
+}
+
+/// What `ethtool` says of a device.
+fn features(device: &str) -> Vec<ethtool::Feature> {
+    ethtool::Ethtool::new().unwrap().features(device).unwrap()
+}
+
+fn has_program(device: &str) -> bool {
+    let shown = Command::new("ip").args(["link", "show", device]).output();
+    String::from_utf8_lossy(&shown.unwrap().stdout).contains(" prog/xdp ")
+}
+
+#[test]
+fn a_device_of_sockets_is_as_before_on_request_or_with_the_helper() {
+    in_namespace(|| {
+        veth();
+        let before = [features("va"), features("vb")];
+        let privileged = spawn();
+        for _ in 0..2 {
+            let link = privileged.open_link(&xdp()).unwrap();
+            assert_eq!(link.is_zero_copy(), Some(false));
+            assert_ne!([features("va"), features("vb")], before);
+            privileged.remove_link(&link).unwrap();
+            assert_eq!([features("va"), features("vb")], before);
+        }
+        let link = privileged.open_link(&xdp()).unwrap();
+        assert!(has_program("va"));
+        drop(privileged);
+        assert_eq!([features("va"), features("vb")], before);
+        // The program went first, though the link is still there.
+        assert!(!has_program("va"));
+        drop(link);
+    });
+}
+
+#[test]
+fn a_device_whose_queue_is_taken_is_as_before() {
+    in_namespace(|| {
+        veth();
+        let before = [features("va"), features("vb")];
+        let privileged = spawn();
+        // Its program is gone, but its sockets are bound.
+        let rival = privileged.open_link(&xdp()).unwrap();
+        privileged.remove_link(&rival).unwrap();
+        let expected = LinkRefusal::Device(LinkError::QueueTaken {
+            device: "va".into(),
+            queue: 0,
+        });
+        assert_eq!(refusal(privileged.open_link(&xdp())), expected);
+        assert_eq!([features("va"), features("vb")], before);
+        drop(rival);
+        privileged.open_link(&xdp()).unwrap();
     });
 }
