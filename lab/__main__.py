@@ -15,8 +15,8 @@ def interrupt(*_):
 
 def main():
     parser = argparse.ArgumentParser(prog='python3 -m lab', description='Real guests in front of a real evb.')
-    parser.add_argument('what', choices=['smoke', 'e2e', 'list', 'demo'],
-                        help='smoke: the checks of `make test`; e2e: all of them')
+    parser.add_argument('what', choices=['smoke', 'networks', 'e2e', 'list', 'demo'],
+                        help='smoke, networks: the checks of `make test`; e2e: all of them')
     parser.add_argument('-k', metavar='WORD', action='append', default=[],
                         help='only the checks whose name contains WORD (may be given several times)')
     options = parser.parse_args()
@@ -28,7 +28,7 @@ def main():
     from . import runner
     if options.what == 'list':
         return runner.show()
-    return runner.run(options.k, options.what == 'smoke')
+    return runner.run(options.k, options.what)
 
 
 try:
