@@ -13,7 +13,7 @@ K ?=
 T ?= config frames rings messages
 S ?= 225
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke bench fuzz images rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke bench fuzz images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,7 +26,7 @@ demo: images build ## two guests under QEMU talk, and one migrates: about a minu
 
 test: format lint unit docs licenses smoke ## everything that CI runs
 
-e2e: images build ## every check with guests; K="words" picks those whose names contain one
+e2e: host-image build ## every check with guests; K="words" picks those whose names contain one
 	@python3 -m lab e2e $(addprefix -k ,$(K))
 
 format: rust ## is the code formatted?
@@ -58,6 +58,9 @@ fuzz: rust ## a quarter of an hour of arbitrary input; T="config" picks a target
 images: ## the guests' kernel and images, in target/lab
 	@lab/deps.sh lab
 	@lab/images.sh $(EVB_LAB)
+
+host-image: images
+	@lab/images.sh $(EVB_LAB) host
 
 rust:
 	@lab/deps.sh rust

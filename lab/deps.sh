@@ -97,7 +97,7 @@ case ${1:-} in
   rust) rust ;;
   lab)
     qemu
-    install binutils busybox-static cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev lz4 python3 xz-utils zstd
+    install binutils busybox-static cpio ethtool gcc iperf3 iproute2 ipxe-qemu kmod libc6-dev lz4 python3 xz-utils zstd
     ;;
   update) apt_get update ;;
   *) say "usage: deps.sh rust|lab|update"; exit 2 ;;

@@ -1,10 +1,14 @@
 #!/bin/bash
-# images.sh DIR: the kernel and guest images of the lab, made once in DIR (about 10 s and 30 MB of
+# images.sh DIR [host]: the kernel and guest images of the lab, made once in DIR (about 10 s and 30 MB of
 # downloads). Nothing is installed; deps.sh has brought what this needs.
 #
 #   vmlinux    Debian's cloud kernel as an ELF file      vmlinuz    the same as it boots from firmware
 #   guest.cpio busybox, virtio-net and a few programs    boot.cpio  that, and kexec
 #   bare.elf   the bare-metal guest
+#
+# With `host` also a guest that is a host with a NIC (another 70 MB), in which evb runs:
+#
+#   host.vmlinux  Debian's full kernel    host.cpio  drivers of igb and of its functions, macvtap, vfio
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -30,7 +34,21 @@ unpack() {
 
 # The stamp makes this a no-op while neither the scripts nor their inputs have changed.
 stamp=$(cat "$here"/{images,mkinitrd}.sh "$here/extract_vmlinux.py" "$here"/bare/* | sha256sum)
-[[ -f stamp && $(< stamp) == "$stamp" ]] && exit 0
+
+host() {
+  [[ -f host.stamp && $(< host.stamp) == "$stamp" ]] && return
+  echo "lab: making the image of a host in $PWD"
+  if [[ ! -d host-kernel/boot ]]; then unpack "linux-image-$(< kernel/version)-amd64" host-kernel; fi
+  python3 "$here/extract_vmlinux.py" host-kernel/boot/vmlinuz-* host.vmlinux
+  "$here/mkinitrd.sh" host-kernel host.cpio virtio_pci virtio_net af_packet 8021q igb igbvf macvtap tun \
+    vfio-pci vfio_iommu_type1 -- ethtool ip:/usr/sbin/ip
+  echo "$stamp" > host.stamp
+}
+
+if [[ -f stamp && $(< stamp) == "$stamp" ]]; then
+  [[ ${2:-} != host ]] || host
+  exit 0
+fi
 echo "lab: making the guest images in $1"
 
 if [[ ! -f kernel/version ]]; then
@@ -48,3 +66,4 @@ modules=(virtio_pci virtio_net af_packet 8021q)
 "$here/mkinitrd.sh" kernel boot.cpio "${modules[@]}" -- "$PWD/kexec/sbin/kexec"
 "$here/bare/build.sh" "$PWD/bare.elf"
 echo "$stamp" > stamp
+[[ ${2:-} != host ]] || host

@@ -6,6 +6,7 @@ import tempfile
 
 from .evb import Evb
 from .guest import Bare, Linux, mac, nic
+from .host import Host
 
 
 class Lab(contextlib.ExitStack):
@@ -24,11 +25,14 @@ class Lab(contextlib.ExitStack):
         self.callback(thing.close)
         return thing
 
-    def evb(self, *ports, config=None, options=()):
-        return self._keep(Evb(self.directory, ports, config, options))
+    def evb(self, *ports, config=None, options=(), before=()):
+        return self._keep(Evb(self.directory, ports, config, options, before))
 
     def linux(self, name, nic_args=(), **options):
         return self._keep(Linux(self.directory, name, nic_args, **options))
+
+    def host(self, name='host'):
+        return self._keep(Host(self.directory, name)).ready()
 
     def bare(self, name, nic_args, **options):
         return self._keep(Bare(self.directory, name, nic_args, **options))

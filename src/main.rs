@@ -11,15 +11,12 @@ use evb::daemon;
 use evb::privileged::{self, Handed, Privileged};
 use evb::uplink::Spec;
 
-/// Exit code for what goes wrong while running.
-const EXIT_RUNTIME: u8 = 1;
-
 fn main() -> ExitCode {
     // The daemon starts this very program again as its helper, before there are threads.
     if std::env::args_os().nth(1).as_deref() == Some(privileged::SUBCOMMAND.as_ref()) {
         return match privileged::serve() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(EXIT_RUNTIME, &format!("privileged helper: {error}")),
+            Err(error) => fail(cli::EXIT_RUNTIME, &format!("privileged helper: {error}")),
         };
     }
     let cli = Cli::parse();
@@ -29,13 +26,14 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Client(client) => client.run(),
+        Command::Sriov(sriov) => sriov.run(),
         Command::Check(check) => match read(|| Config::load(&check.config)) {
             Ok(_) => ExitCode::SUCCESS,
             Err(code) => code,
         },
         Command::Run(run) => {
             if let Err(error) = cli::logging::init(level) {
-                return fail(EXIT_RUNTIME, &format!("cannot log: {error}"));
+                return fail(cli::EXIT_RUNTIME, &format!("cannot log: {error}"));
             }
             serve(run)
         }
@@ -61,7 +59,7 @@ fn serve(run: Run) -> ExitCode {
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EXIT_RUNTIME, &error),
+        Err(error) => fail(cli::EXIT_RUNTIME, &error),
     }
 }
 
@@ -80,18 +78,14 @@ fn privileged(config: &Config) -> Result<Privileged, String> {
     Ok(privileged.with(handed))
 }
 
-/// Reads a configuration and checks that this version can carry it out.
+/// Reads and checks a configuration.
 fn read(
     load: impl FnOnce() -> Result<Config, evb::config::ConfigErrors>,
 ) -> Result<Config, ExitCode> {
-    let config = load().map_err(|errors| {
+    load().map_err(|errors| {
         eprintln!("{}", errors.render(std::io::stderr().is_terminal()));
         ExitCode::from(cli::EXIT_USAGE)
-    })?;
-    match daemon::check(&config) {
-        Ok(()) => Ok(config),
-        Err(error) => Err(fail(cli::EXIT_USAGE, &error.to_string())),
-    }
+    })
 }
 
 fn fail(code: u8, error: &str) -> ExitCode {

@@ -1,7 +1,8 @@
 //! The operator's commands: what can be written, and those that ask a running daemon.
 //!
-//! `run` and `check` are only parsed here; `main` hands them on. Everything else is a [`Client`], which
-//! speaks the control API as any other program could and knows nothing of the daemon but that.
+//! `run` and `check` are only parsed here; `main` hands them on. `sriov` asks the kernel. Everything else is
+//! a [`Client`], which speaks the control API as any other program could and knows nothing of the daemon
+//! but that.
 //!
 //! Exit codes: 0, 1 for what went wrong while running, 2 for a wrong command line or configuration. What
 //! was asked for goes to standard output, everything else to standard error. A reader that closes the
@@ -10,6 +11,7 @@
 mod client;
 pub mod logging;
 mod show;
+pub mod sriov;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,9 @@ pub use client::ClientError;
 
 /// Where the control socket is unless it is said otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/evb/control.sock";
+
+/// Exit code for what goes wrong while running.
+pub const EXIT_RUNTIME: u8 = 1;
 
 /// Exit code for a wrong command line or configuration; clap uses it too.
 pub const EXIT_USAGE: u8 = 2;
@@ -57,6 +62,9 @@ pub enum Command {
     Run(Run),
     /// Check a configuration file and exit
     Check(Check),
+    /// List virtual functions of NICs, and hand them to virtual machines
+    #[command(subcommand)]
+    Sriov(sriov::Sriov),
     #[command(flatten)]
     #[expect(
         missing_docs,

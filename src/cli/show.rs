@@ -8,6 +8,8 @@ use crate::api_types::{
     FdbEntry, Flushed, LinkStatus, PortMode, PortRole, PortState, PortStatus, RelayStatus,
     Reloaded, Status,
 };
+use crate::frame::mac::Mac;
+use crate::uplink::sriov::{FunctionState, PhysicalFunction};
 
 /// Rows laid out at a time, so that a large FDB does not become a large table.
 const BLOCK: usize = 1024;
@@ -286,6 +288,57 @@ pub(super) fn flushed(out: &mut impl Write, flushed: Flushed) -> io::Result<()> 
         "entries"
     };
     writeln!(out, "{} {noun} flushed", flushed.count)
+}
+
+/// `evb sriov list`.
+pub(super) fn functions(out: &mut impl Write, list: &[PhysicalFunction]) -> io::Result<()> {
+    let columns = Columns {
+        names: &[
+            "NIC", "VF", "ADDRESS", "DRIVER", "DEVICE", "GROUP", "MAC", "VLAN", "SPOOFCHK",
+            "TRUST", "RATE",
+        ],
+        numbers: &["VF", "GROUP", "VLAN", "RATE"],
+    };
+    let mut table = columns.table();
+    for pf in list {
+        let text = |text: &Option<String>| cell(text.as_deref().unwrap_or("-"));
+        let mut row = vec![
+            cell(pf.name()),
+            Cell::new_owned(format!("{}/{}", pf.made, pf.total)),
+            Cell::new(&pf.address),
+            text(&pf.driver),
+            text(&pf.device),
+        ];
+        row.resize_with(columns.names.len(), || Cell::new(""));
+        table.add_row(row);
+        for vf in &pf.functions {
+            let on = |on: fn(&FunctionState) -> bool| {
+                Cell::new(match vf.state.as_ref().map(on) {
+                    Some(true) => "on",
+                    Some(false) => "off",
+                    None => "-",
+                })
+            };
+            table.add_row(vec![
+                cell(pf.name()),
+                Cell::new(vf.number),
+                Cell::new(&vf.address),
+                text(&vf.driver),
+                text(&vf.device),
+                optional(vf.iommu_group),
+                optional(
+                    vf.state
+                        .map(|state| Mac::new(state.mac))
+                        .filter(|mac| !mac.is_zero()),
+                ),
+                optional(vf.state.map(|state| state.vlan)),
+                on(|state| state.spoofchk),
+                on(|state| state.trust),
+                optional(vf.state.map(|state| state.rate)),
+            ]);
+        }
+    }
+    print(out, &table)
 }
 
 /// `evb reload`.

@@ -286,6 +286,6 @@ fn settings(from: &PortConfig, to: &PortConfig, words: &mut Words) {
         default_pcp => "default_pcp", Live;
         groups => "join", Live;
         multicast_router => "multicast_router", Live;
-        standby => "standby", Live;
+        standby => "standby", Reconnect;
     });
 }

@@ -88,6 +88,7 @@ pub struct PortTable {
     pub default_pcp: Word<i64>,
     pub join: Words<JoinItem>,
     pub multicast_router: Word<bool>,
+    pub standby: Word<bool>,
 }
 
 /// `tap = { … }`
@@ -221,6 +222,12 @@ pub struct SriovTable {
     pub vf: Word<i64>,
     pub via: Word<String>,
     pub queues: Word<i64>,
+    pub create: Word<i64>,
+    pub mac: Word<String>,
+    pub vlan: Word<i64>,
+    pub spoofchk: Word<bool>,
+    pub trust: Word<bool>,
+    pub rate: Word<i64>,
 }
 
 /// One item of a VID list: a number, or a range such as `"20-29"`.

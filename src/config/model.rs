@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
 use crate::relay::{PortConfig, RelayConfig};
+use crate::uplink::sriov::FunctionSettings;
 
 /// All that a daemon is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -260,14 +261,22 @@ pub enum LinkKind {
         dev: String,
     },
     /// A virtual function of a NIC.
-    Sriov {
-        /// The physical function.
-        pf: String,
-        /// Number of the virtual function.
-        vf: u16,
-        /// How its netdev is reached.
-        via: Via,
-    },
+    Sriov(Sriov),
+}
+
+/// A virtual function of a NIC to make or take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sriov {
+    /// The physical function.
+    pub pf: String,
+    /// Number of the virtual function.
+    pub vf: u16,
+    /// How its netdev is reached.
+    pub via: Via,
+    /// How many virtual functions are made where the NIC has none yet.
+    pub create: Option<u16>,
+    /// What the physical function is to set.
+    pub settings: FunctionSettings,
 }
 
 /// How a MACVTAP device shares its NIC.

@@ -1,9 +1,13 @@
 //! The network devices that a configuration needs, in the terms of those who open them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Backend, Config, Handed, HandedKind, Link, LinkKind, MacvtapMode, Tap};
+use super::model::{
+    Backend, Config, Handed, HandedKind, Link, LinkKind, MacvtapMode, Sriov, Tap, Uplink, Via,
+};
 use crate::frame::mac::Mac;
+use crate::relay::{MacPolicy, Mode, PortConfig, VlanConfig};
+use crate::uplink::sriov::{self, Serves, SriovSpec};
 use crate::uplink::{
     self, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
 };
@@ -23,10 +27,13 @@ impl Config {
         let links = self.uplinks.iter().flat_map(|(name, uplink)| {
             let mtu = uplink.settings.mtu;
             let station = self.station(&uplink.relay);
+            let serves = self.serves(uplink);
             uplink
                 .attachment
                 .named_links(name)
-                .filter_map(move |(name, link)| Some((name, link.spec(name, station, mtu)?)))
+                .filter_map(move |(name, link)| {
+                    Some((name, link.spec(name, station, &serves, mtu)?))
+                })
         });
         ports.chain(links).collect()
     }
@@ -38,6 +45,46 @@ impl Config {
             (Some(only), None) => only.settings.macs.first().copied(),
             _ => None,
         }
+    }
+
+    /// What goes over an uplink, as far as a NIC has to know.
+    fn serves(&self, uplink: &Uplink) -> Serves {
+        let ports = self
+            .ports
+            .values()
+            .map(|port| (&port.relay, &port.settings));
+        let ends = self.patches.values().flat_map(|patch| [&patch.a, &patch.b]);
+        let ends = ends.map(|end| (&end.relay, &end.settings));
+        let locals: Vec<&PortConfig> = ports
+            .chain(ends)
+            .filter(|(relay, _)| **relay == uplink.relay)
+            .map(|(_, settings)| settings)
+            .collect();
+        let only_known =
+            |port: &&PortConfig| port.mac_policy == MacPolicy::Pinned && !port.pins_first();
+        Serves {
+            macs: locals
+                .iter()
+                .flat_map(|port| &port.macs)
+                .map(|mac| mac.octets())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
+            open: !locals.iter().all(only_known),
+            tagged: sends_tags(&uplink.settings, &locals),
+        }
+    }
+}
+
+/// Whether frames leave the uplink with tags. In a flat relay tags are the stations' own affair.
+fn sends_tags(uplink: &PortConfig, locals: &[&PortConfig]) -> bool {
+    match &uplink.vlan {
+        VlanConfig::Access(_) => false,
+        VlanConfig::Trunk { vids, native } => vids.iter().any(|vid| Some(vid) != *native),
+        VlanConfig::Translate(_) | VlanConfig::Qinq(_) => true,
+        VlanConfig::Flat => locals
+            .iter()
+            .any(|port| port.mode != Mode::Passthrough && port.vlan != VlanConfig::Flat),
     }
 }
 
@@ -83,7 +130,13 @@ impl From<MacvtapMode> for uplink::MacvtapMode {
 }
 
 impl Link {
-    fn spec(&self, name: &str, station: Option<Mac>, mtu: Option<u16>) -> Option<Spec> {
+    fn spec(
+        &self,
+        name: &str,
+        station: Option<Mac>,
+        serves: &Serves,
+        mtu: Option<u16>,
+    ) -> Option<Spec> {
         match &self.kind {
             LinkKind::Tap(tap) => Some(tap.spec(self.queues, mtu)),
             LinkKind::Handed(handed) => Some(handed.spec(station)),
@@ -108,7 +161,31 @@ impl Link {
                 queues: self.queues,
                 take_parent: self.take_parent,
             })),
-            LinkKind::Listen(_) | LinkKind::Connect(_) | LinkKind::Sriov { .. } => None,
+            LinkKind::Sriov(sriov) => Some(sriov.spec(name, self, serves, mtu)),
+            LinkKind::Listen(_) | LinkKind::Connect(_) => None,
         }
+    }
+}
+
+impl Sriov {
+    fn spec(&self, name: &str, link: &Link, serves: &Serves, mtu: Option<u16>) -> Spec {
+        let via = match self.via {
+            Via::Macvtap => sriov::Via::Macvtap {
+                name: macvtap_name(name),
+            },
+            Via::AfPacket => sriov::Via::Packet,
+            Via::AfXdp => sriov::Via::Xdp,
+        };
+        Spec::Sriov(SriovSpec {
+            pf: self.pf.clone(),
+            vf: self.vf,
+            create: self.create,
+            settings: self.settings,
+            serves: serves.clone(),
+            via,
+            queues: link.queues,
+            mtu,
+            take_parent: link.take_parent,
+        })
     }
 }

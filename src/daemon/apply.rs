@@ -77,74 +77,59 @@ impl Wanted {
     fn keeps(&self, now: &Wanted) -> bool {
         self.plug.serves(&now.plug)
             && self.settings.role == now.settings.role
-            // The guest was told its MTU.
+            // The guest was told its MTU, and that it is a standby.
             && self.settings.mtu == now.settings.mtu
+            && self.settings.standby == now.settings.standby
     }
 }
 
 /// All ports that a configuration wants, by name.
-fn wanted(config: &Config) -> Result<BTreeMap<String, Wanted>, ApplyError> {
-    let mut all = BTreeMap::new();
+fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
     let specs = config.specs();
-    let link = |port: &str, link: &str| match specs.get(link) {
-        Some(spec) => Ok((link.to_owned(), spec.clone())),
-        None => Err(unavailable(port, link)),
+    // All that is not a socket has one.
+    let link = |name: &str| specs.get(name).map(|spec| (name.to_owned(), spec.clone()));
+    let links = |name: &str| Plug::Links(link(name).into_iter().collect());
+    let mut all = BTreeMap::new();
+    let mut put = |name: &str, relay: &str, settings: &PortConfig, plug| {
+        let wanted = Wanted {
+            relay: relay.to_owned(),
+            settings: settings.clone(),
+            plug,
+        };
+        all.insert(name.to_owned(), wanted);
     };
     for (name, port) in &config.ports {
-        let queue_pairs = port.queues;
         let plug = match &port.backend {
-            Backend::Listen(path) => listen(path, queue_pairs),
-            Backend::Connect(path) => connect(path, queue_pairs),
-            Backend::Tap(_) | Backend::Handed(_) => Plug::Links(vec![link(name, name)?]),
+            Backend::Listen(path) => listen(path, port.queues),
+            Backend::Connect(path) => connect(path, port.queues),
+            Backend::Tap(_) | Backend::Handed(_) => links(name),
         };
-        let (relay, settings) = (port.relay.clone(), port.settings.clone());
-        all.insert(
-            name.clone(),
-            Wanted {
-                relay,
-                settings,
-                plug,
-            },
-        );
+        put(name, &port.relay, &port.settings, plug);
     }
     for (name, uplink) in &config.uplinks {
         let plug = match &uplink.attachment {
             Attachment::Single(single) => match &single.kind {
                 LinkKind::Listen(path) => listen(path, single.queues),
                 LinkKind::Connect(path) => connect(path, single.queues),
-                _ => Plug::Links(vec![link(name, name)?]),
+                _ => links(name),
             },
-            Attachment::Bond(members) => {
-                let links = members.iter().map(|member| link(name, &member.name));
-                Plug::Links(links.collect::<Result<_, _>>()?)
-            }
+            Attachment::Bond(members) => Plug::Links(
+                members
+                    .iter()
+                    .filter_map(|member| link(&member.name))
+                    .collect(),
+            ),
         };
-        let (relay, settings) = (uplink.relay.clone(), uplink.settings.clone());
-        all.insert(
-            name.clone(),
-            Wanted {
-                relay,
-                settings,
-                plug,
-            },
-        );
+        put(name, &uplink.relay, &uplink.settings, plug);
     }
     for (name, patch) in &config.patches {
         let [a, b] = Patch::end_names(name);
         for (end, name, peer) in [(&patch.a, &a, &b), (&patch.b, &b, &a)] {
             let plug = Plug::Patch { peer: peer.clone() };
-            let (relay, settings) = (end.relay.clone(), end.settings.clone());
-            all.insert(
-                name.clone(),
-                Wanted {
-                    relay,
-                    settings,
-                    plug,
-                },
-            );
+            put(name, &end.relay, &end.settings, plug);
         }
     }
-    Ok(all)
+    all
 }
 
 fn listen(path: &Path, queue_pairs: u16) -> Plug {
@@ -161,34 +146,13 @@ fn connect(path: &Path, queue_pairs: u16) -> Plug {
     }
 }
 
-fn unavailable(port: &str, link: &str) -> ApplyError {
-    let why = format!("the link {link} is of a kind that this version does not have");
-    ApplyError::Port {
-        port: port.to_owned(),
-        why,
-    }
-}
-
-/// Checks that this version can carry out all of a configuration.
-///
-/// # Errors
-///
-/// The first part that it cannot.
-pub fn check(config: &Config) -> Result<(), ApplyError> {
-    wanted(config).map(drop)
-}
-
 impl Daemon {
     /// The first half of becoming `config`: removes what is not in it.
     ///
     /// Sockets close in their own time; [`Daemon::establish`] follows when they have, because one
     /// of them may be wanted again.
-    ///
-    /// # Errors
-    ///
-    /// What this version cannot carry out; then nothing was changed.
-    pub(super) fn retire(&mut self, config: &Config) -> Result<(), ApplyError> {
-        let wanted = wanted(config)?;
+    pub(super) fn retire(&mut self, config: &Config) {
+        let wanted = wanted(config);
         let gone: Vec<_> = self
             .world
             .ports()
@@ -216,7 +180,6 @@ impl Daemon {
             .0
             .retain(|name, _| self.world.port_named(name).is_some());
         self.dirty = true;
-        Ok(())
     }
 
     /// The second half of becoming `config`: adds what is new and changes what is different.
@@ -225,10 +188,7 @@ impl Daemon {
     ///
     /// Each part that failed; the others are carried out.
     pub(super) fn establish(&mut self, config: &Config) -> Vec<ApplyError> {
-        let wanted = match wanted(config) {
-            Ok(wanted) => wanted,
-            Err(error) => return vec![error],
-        };
+        let wanted = wanted(config);
         let mut errors = vec![];
         self.establish_relays(config, &mut errors);
         for (name, port) in &wanted {
@@ -346,6 +306,7 @@ impl Daemon {
             policy: DevicePolicy {
                 queue_pairs,
                 mtu: wanted.settings.mtu,
+                standby: wanted.settings.standby,
             },
             events: self.events.clone(),
             barrier: self.pool.barrier(),

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::frame::mac::Mac;
 use crate::privileged::Privileged;
 use crate::worker::{Pool, PortId};
-pub use apply::{ApplyError, check};
+pub use apply::ApplyError;
 use event::Event;
 use reload::Reload;
 pub use start::run;
@@ -172,9 +172,7 @@ impl Daemon {
     /// Closes all sockets and waits for their sessions.
     async fn stop(&mut self, news: &mut mpsc::UnboundedReceiver<Event>) {
         self.reload = None;
-        if let Err(error) = self.retire(&Config::default()) {
-            log::error!("{error}");
-        }
+        self.retire(&Config::default());
         self.publish();
         let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
         while self.closing > 0 {

@@ -60,8 +60,7 @@ impl Daemon {
         self.check_devices(&config)
             .map_err(|error| (error.to_string(), MEND))?;
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
-        self.retire(&config)
-            .map_err(|error| (error.to_string(), MEND))?;
+        self.retire(&config);
         // What was removed may be given to others only when no worker uses it any more.
         self.publish();
         self.closing += 1;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use super::{Daemon, DaemonError, check, system};
+use super::{Daemon, DaemonError, system};
 use crate::api;
 use crate::config::{Config, Poll};
 use crate::privileged::Privileged;
@@ -33,7 +33,6 @@ pub fn run(
     file: Option<PathBuf>,
     privileged: Privileged,
 ) -> Result<(), DaemonError> {
-    check(&config).map_err(|error| DaemonError::Apply(vec![error]))?;
     check_descriptors(&config)?;
     crate::virtqueue::install_sigbus_handler().map_err(system("the SIGBUS handler"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

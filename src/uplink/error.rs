@@ -8,6 +8,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::spec::MAX_QUEUES;
+use super::sriov::SriovError;
 
 /// Why a device cannot be opened. The text ends with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -186,6 +187,9 @@ pub enum LinkError {
         /// The device.
         device: String,
     },
+    /// A virtual function cannot be used.
+    #[error(transparent)]
+    Sriov(#[from] SriovError),
     /// The process lacks a capability.
     #[error(
         "{call} needs {capability}; start evb as root, or grant it with `setcap \

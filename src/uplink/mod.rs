@@ -24,6 +24,7 @@ pub mod netlink;
 mod packet;
 mod peer;
 mod spec;
+pub mod sriov;
 mod tap;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -68,6 +69,7 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
         Spec::Macvtap(spec) => macvtap::open(spec),
         Spec::Packet(spec) => packet::open(spec),
         Spec::Xdp(spec) => xdp::open(spec),
+        Spec::Sriov(spec) => sriov::open(spec),
         Spec::Handed(spec) => Err(handed::elsewhere(spec)),
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LinkError;
 use super::netlink;
+use super::sriov::{HeldFunction, SriovSpec};
 use super::xdp::Taken;
 use crate::frame::offloads::Offloads;
 use crate::sys::tun;
@@ -25,6 +26,8 @@ pub enum Spec {
     Packet(PacketSpec),
     /// `AF_XDP` sockets.
     Xdp(XdpSpec),
+    /// A virtual function of a NIC, and one of the above over it.
+    Sriov(SriovSpec),
     /// A TAP or MACVTAP device that somebody else has opened.
     Handed(HandedSpec),
 }
@@ -171,6 +174,8 @@ pub enum Created {
     Device(Made),
     /// A device whose frames go to our sockets.
     Xdp(Taken),
+    /// A virtual function in use, and what was made over it.
+    Function(HeldFunction, Option<Box<Created>>),
 }
 
 impl Created {
@@ -183,6 +188,12 @@ impl Created {
         match self {
             Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
             Self::Xdp(taken) => taken.undo(),
+            Self::Function(held, over) => {
+                if let Some(over) = over {
+                    over.remove()?;
+                }
+                held.let_go()
+            }
         }
     }
 }
@@ -239,6 +250,7 @@ impl Spec {
             Spec::Packet(spec) => (Some(&spec.device), None),
             Spec::Xdp(spec) => (Some(&spec.device), None),
             Spec::Handed(_) => (None, None),
+            Spec::Sriov(spec) => (Some(&spec.pf), spec.made()),
         };
         device.into_iter().chain(parent).map(String::as_str)
     }
@@ -250,6 +262,7 @@ impl Spec {
             Spec::Macvtap(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
             Spec::Xdp(spec) => &spec.device,
+            Spec::Sriov(spec) => &spec.pf,
             Spec::Handed(spec) => spec.name.as_deref().unwrap_or("the device handed in"),
         }
     }
@@ -261,6 +274,7 @@ impl Spec {
             Spec::Macvtap(_) | Spec::Handed(_) => Kind::Macvtap,
             Spec::Packet(_) => Kind::Packet,
             Spec::Xdp(_) => Kind::Xdp,
+            Spec::Sriov(spec) => spec.kind(),
         }
     }
 
@@ -278,6 +292,14 @@ impl Spec {
             (Spec::Xdp(now), Spec::Xdp(next)) => {
                 now.device == next.device && now.queues == next.queues
             }
+            (Spec::Sriov(now), Spec::Sriov(next)) => {
+                let now = SriovSpec {
+                    create: next.create,
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
+            }
             _ => self == next,
         }
     }
@@ -291,6 +313,7 @@ impl Spec {
             Spec::Xdp(spec) => spec.queues,
             // There are never as many as would not fit.
             Spec::Handed(spec) => spec.descriptors.len() as u16,
+            Spec::Sriov(spec) => spec.queues,
         }
     }
 
@@ -310,7 +333,7 @@ impl Spec {
 }
 
 /// Whether a device can have the name. The kernel would take a `%` for a number of its choice.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= tun::NAME_MAX
         && name != "."

@@ -20,6 +20,9 @@ pub struct DevicePolicy {
     pub queue_pairs: u16,
     /// The MTU told to the guest, in bytes without the Ethernet header.
     pub mtu: Option<u16>,
+    /// Whether it is the standby of a failover pair (VIRTIO 1.2, 5.1.3.1): the guest then uses it only
+    /// while it lacks the primary, a device with the same address.
+    pub standby: bool,
 }
 
 impl DevicePolicy {
@@ -28,6 +31,9 @@ impl DevicePolicy {
         let mut features = OFFERED.iter().fold(0, |bits, &(bit, _)| bits | 1 << bit);
         if self.mtu.is_none() {
             features &= !(1 << net::VIRTIO_NET_F_MTU);
+        }
+        if !self.standby {
+            features &= !(1 << net::VIRTIO_NET_F_STANDBY);
         }
         features
     }
@@ -62,7 +68,7 @@ impl DevicePolicy {
 pub const CONFIG_SPACE_SIZE: usize = 24;
 
 /// Every virtio feature that a port may offer, with the name shown to an operator.
-const OFFERED: [(u32, &str); 23] = [
+const OFFERED: [(u32, &str); 24] = [
     (net::VIRTIO_NET_F_CSUM, "csum"),
     (net::VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
     (net::VIRTIO_NET_F_MTU, "mtu"),
@@ -86,6 +92,7 @@ const OFFERED: [(u32, &str); 23] = [
     (net::VIRTIO_NET_F_GUEST_USO4, "guest_uso4"),
     (net::VIRTIO_NET_F_GUEST_USO6, "guest_uso6"),
     (net::VIRTIO_NET_F_HOST_USO, "host_uso"),
+    (net::VIRTIO_NET_F_STANDBY, "standby"),
 ];
 
 /// The names of the features in `features`, in the order of their bits.
@@ -112,13 +119,17 @@ mod tests {
         let plain = DevicePolicy {
             queue_pairs: 1,
             mtu: None,
+            standby: false,
         };
         let sized = DevicePolicy {
             queue_pairs: 4,
             mtu: Some(9000),
+            standby: true,
         };
         assert!(!has(plain.virtio_features(), net::VIRTIO_NET_F_MTU));
         assert!(has(sized.virtio_features(), net::VIRTIO_NET_F_MTU));
+        assert!(!has(plain.virtio_features(), net::VIRTIO_NET_F_STANDBY));
+        assert!(has(sized.virtio_features(), net::VIRTIO_NET_F_STANDBY));
         assert_eq!(sized.config_space()[8..12], [4, 0, 0x28, 0x23]);
     }
 
@@ -128,6 +139,7 @@ mod tests {
         let offer = DevicePolicy {
             queue_pairs: 8,
             mtu: Some(1500),
+            standby: true,
         }
         .virtio_features();
         for bit in [

@@ -165,11 +165,6 @@ impl TxRing {
         self.window.base(state.head.spot, state.used)
     }
 
-    /// The available index to go on at: [`base`](Self::base) of a split ring.
-    pub fn next_avail(&self) -> u16 {
-        self.base() as u16
-    }
-
     /// Calls the guest if something was given back since the last time and it wants to know; true
     /// if it was called. Once at the end of a burst.
     ///

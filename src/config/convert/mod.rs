@@ -14,6 +14,7 @@ mod patch;
 mod port;
 mod relay;
 mod settings;
+mod sriov;
 mod tap;
 mod uplink;
 mod vlan;

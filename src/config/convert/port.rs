@@ -130,7 +130,7 @@ fn inherit(port: &mut PortTable, group: &PortTable) {
         fill!(mac_policy mac_limit);
     }
     fill!(relay mode queues mtu flood_unknown reflective accept_own_src promiscuous default_pcp);
-    fill!(join multicast_router);
+    fill!(join multicast_router standby);
 }
 
 /// A `[[port]]` table before it becomes one or many ports.

@@ -59,10 +59,43 @@ pub fn of_port(
     let (mut settings, mut marks) = words.read(macs, default_mac_policy, faults);
     settings.accept_own_src = flag(&table.accept_own_src).unwrap_or(false);
     settings.multicast_router = flag(&table.multicast_router).unwrap_or(false);
+    settings.standby = standby(table, faults);
     settings.mtu = mtu(&table.mtu, faults);
     settings.default_pcp = default_pcp(&table.default_pcp, faults);
     (settings.groups, marks.groups) = joined(&table.join, faults);
     (settings, marks)
+}
+
+/// Whether the port is the standby of a failover pair: of a VM, with the one address of the pair.
+fn standby(table: &PortTable, faults: &mut Faults) -> bool {
+    let standby = flag(&table.standby).unwrap_or(false);
+    let Some(at) = place(&table.standby).filter(|_| standby) else {
+        return false;
+    };
+    let passthrough = |mode: &&Spanned<String>| mode.get_ref() == "passthrough";
+    let macs = table.mac.as_ref().map_or(0, |macs| macs.get_ref().len());
+    if let Some(tap) = place(&table.tap) {
+        faults.push(
+            Fault::at(at, "only a VM has a failover pair")
+                .with(tap, "this port is the host's")
+                .help("leave `standby` out"),
+        );
+    } else if let Some(mode) = table.mode.as_ref().filter(passthrough) {
+        faults.push(
+            Fault::at(at, "a passthrough port cannot be a standby")
+                .with(mode.span(), "passthrough is here")
+                .help(
+                    "use another `mode`: a passthrough relay does not tell the pair's frames apart",
+                ),
+        );
+    } else if macs != 1 {
+        faults.push(
+            Fault::at(at, "a standby needs the address of its pair").help(
+                "add the one that primary and standby share: `mac = [\"52:54:00:00:00:01\"]`",
+            ),
+        );
+    }
+    standby
 }
 
 /// The settings of a patch's end that is a local port. Another relay is behind it, so that a

@@ -7,19 +7,18 @@ use toml::Spanned;
 
 use super::port::{QUEUES_MAX, QUEUES_OF_DEVICE, QUEUES_OF_VM, one_of};
 use super::settings::{Marks, default_pcp, mtu};
+use super::sriov::sriov;
 use super::tap::{self, Device};
 use super::vlan::VlanWords;
 use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
 use super::{Claims, Plug, Seat, Surroundings};
-use crate::config::file::{MacvtapTable, SriovTable, TapTable, UplinkTable, Word};
-use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink, Via};
+use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
+use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink};
 use crate::config::report::{Fault, Span};
 use crate::relay::PortConfig;
 
 /// Links in one bond.
 const BOND_MAX: usize = 8;
-/// Virtual functions of one NIC, as sysfs counts them.
-const VF_MAX: i64 = 65_535;
 
 /// The links that bonds may take, and those that they took.
 #[derive(Default)]
@@ -301,7 +300,15 @@ fn link(
         nic(&word.get_ref().dev, &word.span(), claims, faults).map(|dev| LinkKind::AfXdp { dev })
     } else if let Some(word) = &table.sriov {
         mine(&word.get_ref().queues, "sriov");
-        sriov(word, claims, faults)
+        if let Some(vlan) = word
+            .get_ref()
+            .vlan
+            .as_ref()
+            .filter(|vlan| *vlan.get_ref() != 0)
+        {
+            one_tagger(vlan, table, faults);
+        }
+        sriov(word, claims, faults).map(LinkKind::Sriov)
     } else {
         None
     };
@@ -384,25 +391,23 @@ fn macvtap_mode(word: &Word<String>, faults: &mut Faults) -> MacvtapMode {
     choice(word, "mode", &options, faults).unwrap_or(MacvtapMode::Passthru)
 }
 
-fn sriov(word: &Spanned<SriovTable>, claims: &mut Claims, faults: &mut Faults) -> Option<LinkKind> {
-    let table = word.get_ref();
-    let options = [
-        ("macvtap", Via::Macvtap),
-        ("af_packet", Via::AfPacket),
-        ("af_xdp", Via::AfXdp),
+/// A NIC that tags all frames of a virtual function leaves no tags to the uplink.
+fn one_tagger(vlan: &Spanned<i64>, table: &UplinkTable, faults: &mut Faults) {
+    let words = [
+        ("trunk", place(&table.trunk)),
+        ("qinq", place(&table.qinq)),
+        ("translate", place(&table.translate)),
     ];
-    let via = choice(&table.via, "via", &options, faults).unwrap_or(Via::Macvtap);
-    let pf = device(&table.pf, "pf", &word.span(), faults);
-    let vf: Option<u16> = number(&table.vf, "vf", 0..=VF_MAX, faults);
-    if table.vf.is_none() {
+    for (key, at) in words.into_iter().filter_map(|(key, at)| Some((key, at?))) {
         faults.push(
-            Fault::at(word.span(), "`vf` is missing")
-                .help("name the virtual function by its number: `vf = 3`"),
+            Fault::at(at, format!("`{key}` would put tags on tags"))
+                .with(vlan.span(), "the NIC tags all frames of this VF")
+                .help(format!(
+                    "leave `vlan` out, or make the uplink `access = {}`",
+                    vlan.get_ref()
+                )),
         );
     }
-    let (pf, vf) = pf.zip(vf)?;
-    claims.device(&format!("{pf} vf {vf}"), &word.span(), true, faults);
-    Some(LinkKind::Sriov { pf, vf, via })
 }
 
 /// Links that have a table of their own have `queues` in it.

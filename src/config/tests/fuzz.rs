@@ -86,6 +86,7 @@ const WORDS: &[&str] = &[
     "default_pcp = 3",
     "join = [{ mac = \"01:00:5e:00:00:05\", vid = 10 }]",
     "multicast_router = true",
+    "standby = true",
     "name = \"vm1\"",
     "name = 3",
     "nonsense = true",

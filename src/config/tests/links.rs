@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{mac, valid, vid, vids};
-use crate::config::{Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Tap, Via};
+use crate::config::{Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Sriov, Tap, Via};
 use crate::relay::{MacPolicy, Mode, PortConfig, Role, VlanConfig};
+use crate::uplink::sriov::FunctionSettings;
 
 #[test]
 fn kinds_of_uplink() {
@@ -28,10 +29,14 @@ fn kinds_of_uplink() {
         parent: eth1(),
         mode,
     };
-    let sriov = |via| LinkKind::Sriov {
-        pf: eth1(),
-        vf: 3,
-        via,
+    let sriov = |via| {
+        LinkKind::Sriov(Sriov {
+            pf: eth1(),
+            vf: 3,
+            via,
+            create: None,
+            settings: FunctionSettings::default(),
+        })
     };
     let table = [
         (
@@ -98,6 +103,43 @@ fn kinds_of_uplink() {
         assert_eq!(uplink.relay, "blue");
         assert_eq!(uplink.settings, PortConfig::uplink(VlanConfig::Flat, false));
     }
+}
+
+#[test]
+fn words_of_a_virtual_function() {
+    let config = valid(
+        r#"
+        [[relay]]
+        name = "blue"
+        [[uplink]]
+        name = "up0"
+        [uplink.sriov]
+        pf = "eth1"
+        vf = 0
+        create = 4
+        mac = "52:54:00:00:00:09"
+        vlan = 7
+        trust = true
+        spoofchk = false
+        rate = 100
+        "#,
+    );
+    let expected = LinkKind::Sriov(Sriov {
+        pf: "eth1".to_owned(),
+        vf: 0,
+        via: Via::Macvtap,
+        create: Some(4),
+        settings: FunctionSettings {
+            mac: Some([0x52, 0x54, 0, 0, 0, 9]),
+            vlan: Some(7),
+            spoofchk: Some(false),
+            trust: Some(true),
+            rate: Some(100),
+        },
+    });
+    let links: Vec<_> = config.uplinks["up0"].attachment.links().collect();
+    assert_eq!(links.len(), 1);
+    assert_eq!(links[0].kind, expected);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The devices that a configuration needs.
 
+use std::fmt::Write;
+
 use super::{mac, valid};
+use crate::uplink::sriov::{FunctionSettings, Serves, SriovSpec, Via};
 use crate::uplink::{HandedSpec, MacvtapMode, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec};
 
 #[test]
@@ -181,4 +184,121 @@ fn links_by_socket_need_no_device() {
          [[uplink]]\nname = \"up0\"\nconnect = \"/run/up0.sock\"\n",
     );
     assert!(config.specs().is_empty());
+}
+
+/// What the virtual function of relay blue's uplink is told, given the words of the relay's ports and
+/// of the uplink.
+fn function(ports: &[&str], uplink: &str) -> SriovSpec {
+    let mut text = "[[relay]]\nname = \"blue\"\n".to_owned();
+    for (number, words) in ports.iter().enumerate() {
+        writeln!(
+            text,
+            "[[port]]\nname = \"vm{number}\"\nlisten = \"/run/vm{number}.sock\"\n{words}"
+        )
+        .unwrap();
+    }
+    let config = valid(&format!("{text}[[uplink]]\nname = \"up0\"\n{uplink}\n"));
+    match config.specs().remove("up0") {
+        Some(Spec::Sriov(spec)) => spec,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_virtual_function_is_told_whom_it_serves() {
+    const MAC: &str = "mac = [\"52:54:00:00:00:01\"]\nmac_policy = \"pinned\"\n";
+    const OTHER: &str = "mac = [\"52:54:00:00:00:02\"]\nmac_policy = \"pinned\"\n";
+    const VF: &str = "sriov = { pf = \"eth1\", vf = 3 }\n";
+    let mine = [0x52, 0x54, 0, 0, 0, 1];
+    let other = [0x52, 0x54, 0, 0, 0, 2];
+    let serves = |macs: &[[u8; 6]], open, tagged| Serves {
+        macs: macs.to_vec(),
+        open,
+        tagged,
+    };
+    let table = [
+        (
+            vec![MAC.to_owned()],
+            String::new(),
+            serves(&[mine], false, false),
+        ),
+        (
+            vec![OTHER.to_owned(), MAC.to_owned()],
+            String::new(),
+            serves(&[mine, other], false, false),
+        ),
+        // A bridge port learns, and one that is pinned to what comes first may be anybody.
+        (
+            vec!["mac = [\"52:54:00:00:00:01\"]".to_owned()],
+            String::new(),
+            serves(&[mine], true, false),
+        ),
+        (
+            vec!["mode = \"vepa\"".to_owned()],
+            String::new(),
+            serves(&[], true, false),
+        ),
+        (
+            vec![format!("{MAC}access = 7")],
+            "access = 7".to_owned(),
+            serves(&[mine], false, false),
+        ),
+        (
+            vec![format!("{MAC}access = 7")],
+            String::new(),
+            serves(&[mine], false, true),
+        ),
+        (
+            vec![format!("{MAC}access = 7")],
+            "trunk = [7]\nnative = 7".to_owned(),
+            serves(&[mine], false, false),
+        ),
+        (
+            vec![format!("{MAC}access = 7")],
+            "trunk = [7, 8]\nnative = 7".to_owned(),
+            serves(&[mine], false, true),
+        ),
+        (
+            vec![format!("{MAC}access = 7")],
+            "qinq = 7".to_owned(),
+            serves(&[mine], false, true),
+        ),
+        (
+            vec!["mode = \"passthrough\"".to_owned()],
+            String::new(),
+            serves(&[], true, false),
+        ),
+    ];
+    for (ports, words, expected) in table {
+        let ports: Vec<_> = ports.iter().map(String::as_str).collect();
+        let spec = function(&ports, &format!("{VF}{words}"));
+        assert_eq!(spec.serves, expected, "{ports:?} {words}");
+    }
+}
+
+#[test]
+fn a_virtual_function_is_made_and_set_as_written() {
+    let words = "mtu = 9000\ntake_parent = true\nsriov = { pf = \"eth1\", vf = 1, create = 2, vlan = 7, \
+                 queues = 2, via = \"af_packet\" }";
+    let expected = SriovSpec {
+        pf: "eth1".into(),
+        vf: 1,
+        create: Some(2),
+        settings: FunctionSettings {
+            vlan: Some(7),
+            ..FunctionSettings::default()
+        },
+        serves: Serves {
+            open: true,
+            ..Serves::default()
+        },
+        via: Via::Packet,
+        queues: 2,
+        mtu: Some(9000),
+        take_parent: true,
+    };
+    assert_eq!(function(&[""], words), expected);
+    let by_default = function(&[""], "sriov = { pf = \"eth1\", vf = 1 }").via;
+    let name = "evb-up0".into();
+    assert_eq!(by_default, Via::Macvtap { name });
 }

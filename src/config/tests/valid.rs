@@ -251,6 +251,7 @@ fn words_of_a_port() {
         ..PortConfig::local(Mode::Bridge, VlanConfig::Access(vid(10)), Vec::new())
     };
     assert_eq!(settings, expected);
+    assert!(port("mac = [\"52:54:00:00:00:01\"]\nstandby = true").standby);
     let limited = port("mac_policy = \"trusted\"\nmac_limit = 9").mac_policy;
     assert_eq!(limited, MacPolicy::Trusted { limit: 9 });
     let limited = port("mode = \"passthrough\"\nmac_limit = 9").mac_policy;

@@ -177,6 +177,8 @@ pub struct Settings {
     pub mtu: Option<u16>,
     /// Frames of all groups.
     pub all_multicast: bool,
+    /// No IPv6 address comes by itself, with which the host would solicit and report on the wire.
+    pub silent: bool,
     /// Switched on.
     pub up: bool,
 }
@@ -208,6 +210,9 @@ impl Client {
         name: &str,
         settings: Settings,
     ) -> Result<(), LinkError> {
+        if settings.silent {
+            self.silence(ifindex, name).await;
+        }
         let mut message = LinkUnspec::new_with_index(ifindex);
         if let Some(mac) = settings.mac {
             message = message.address(mac.to_vec());
@@ -238,6 +243,16 @@ impl Client {
         removed.or_else(|error| gone_is_done("removing the device", &errno(&error)))
     }
 
+    /// Keeps IPv6 from making an address of its own. Where there is no IPv6 there is nothing to refuse.
+    async fn silence(&self, ifindex: u32, name: &str) {
+        let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let message = LinkUnspec::new_with_index(ifindex)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![silent]));
+        if let Err(error) = self.handle.link().change(message.build()).execute().await {
+            log::debug!("{name}: no word about IPv6 addresses: {error}");
+        }
+    }
+
     /// Makes a MACVTAP device that is switched off and that the host does not talk by.
     pub async fn add_macvtap(&self, spec: &MacvtapSpec, parent: u32) -> Result<Device, LinkError> {
         let mode = match spec.mode {
@@ -254,14 +269,7 @@ impl Client {
         let made = self.handle.link().add(message.build()).execute().await;
         made.map_err(|error| macvtap_refused(spec, &errno(&error)))?;
         let device = self.get(&spec.name).await?;
-        // An IPv6 address of its own would make the host solicit and report on the wire. Where there
-        // is no IPv6 there is nothing to refuse.
-        let silent = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-        let message = LinkUnspec::new_with_index(device.ifindex)
-            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![silent]));
-        if let Err(error) = self.handle.link().change(message.build()).execute().await {
-            log::debug!("{}: no word about IPv6 addresses: {error}", spec.name);
-        }
+        self.silence(device.ifindex, &spec.name).await;
         Ok(device)
     }
 }

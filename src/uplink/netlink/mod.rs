@@ -2,6 +2,7 @@
 //! a device, and news of devices ([`Watch`]).
 
 mod client;
+mod function;
 mod occupied;
 mod watch;
 
