@@ -9,6 +9,7 @@ from ..evb import BINARY
 from ..guest import mac, nic, ping_figures
 from ..networks import frames, netns
 from ..networks.build import PAGE, Built
+from ..networks.describe import Variant
 from ..networks.reference import NETWORKS
 from ..process import tail, wait_for
 from ..runner import cell, check
@@ -90,20 +91,12 @@ def _across(built):
 def _pair_rule(built):
     """Two VMs of one relay in every pair of modes, before a switch that reflects and one that does not: directly, by
     way of the switch, or not at all."""
-    network = built.network
-    for reflecting in (network.reflecting, not network.reflecting):
-        if reflecting != network.reflecting:
-            built.change(_reflecting(reflecting))
+    hairpin = Variant('hairpin', (NETWORKS['B_M1'].host('switch'),), reflecting=True)
+    for variant in (hairpin, *built.network.variants):
+        built.change(variant)
         for one, other in itertools.product(('bridge', 'vepa', 'private'), repeat=2):
             built.set_modes('b', {'vm3': one, 'vm4': other})
             _frames(built)
-
-
-def _reflecting(on):
-    """The switch of network B as it was brought up, or as in its variant."""
-    origin = NETWORKS['B_M1']
-    variant = origin.variants[0]
-    return variant if not on else type(variant)('hairpin', (origin.host('switch'),), True)
 
 
 def _bytes(built):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
@@ -19,8 +20,16 @@ def missing():
     if os.geteuid() != 0:
         return 'namespaces need root'
     for tool in ('ip', 'bridge', 'nft', 'busybox'):
-        if subprocess.run(['which', tool], stdout=subprocess.DEVNULL).returncode:
+        if not shutil.which(tool):
             return f'there is no `{tool}`'
+    trial = f'evb{os.getpid()}-trial'
+    try:
+        try:
+            add(trial)
+        finally:
+            remove(trial)
+    except (RuntimeError, OSError) as error:
+        return f'no namespace can be made here: {error}'
     return None
 
 
