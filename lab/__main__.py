@@ -3,8 +3,6 @@ import argparse
 import signal
 import sys
 
-from .networks import command, netns
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -16,6 +14,7 @@ def interrupt(*_):
 
 
 def main():
+    from .networks import command, netns
     parser = argparse.ArgumentParser(prog='python3 -m lab', description='Real guests in front of a real evb.')
     what = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
     for name, text in (('smoke', 'the checks of `make test` with guests'),
