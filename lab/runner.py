@@ -79,7 +79,7 @@ def _show_table():
     columns = list(dict.fromkeys(column for row in _cells.values() for column in row))
     first = max(map(len, _cells))
     print('\n' + '  '.join([' ' * first, *columns]))
-    for row, cells in sorted(_cells.items()):
+    for row, cells in _cells.items():
         words = ((cells.get(column, ''), len(column)) for column in columns)
         print('  '.join([f'{row:{first}}', *(paint(f'{word:{width}}', 31 if word == 'FAILED' else 32)
                                              for word, width in words)]).rstrip())

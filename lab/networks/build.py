@@ -96,8 +96,9 @@ class Built:
         for host in self.network.hosts:
             for socket in host.sockets:
                 if (host.name, socket) not in used:
-                    netns.configure(self.namespace(host.name),
-                                    f'link add name {socket} type veth peer name no-{socket}', f'link set dev {socket} up')
+                    netns.configure(
+                        self.namespace(host.name), f'link add name {socket} type veth peer name no-{socket}',
+                        f'link set dev {socket} up')
 
     def _way_out(self):
         """The world that the router has its way out to: a web server that knows of no private addresses."""
@@ -109,8 +110,8 @@ class Built:
         page.parent.mkdir(parents=True)
         page.write_text('#!/bin/sh\necho Content-Type: text/plain\necho\necho "$REMOTE_ADDR"\n')
         page.chmod(0o755)
-        spawn(netns.within(self.namespace('outside'), 'busybox', 'httpd', '-f', '-p', f'{theirs}:80', '-h', page.parent.parent),
-              self.directory / 'www.log', self.stays)
+        server = ('busybox', 'httpd', '-f', '-p', f'{theirs}:80', '-h', page.parent.parent)
+        spawn(netns.within(self.namespace('outside'), *server), self.directory / 'www.log', self.stays)
 
     def _directory(self, name):
         directory = self.directory / name

@@ -10,8 +10,8 @@ from . import probe
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """A machine with an `evb`, a script, or both; files are relative to qemu-configs/. A `flat` one knows no VLANs, so its
-    stations tag their frames themselves. `sockets` are those of a switch for cables."""
+    """A machine with an `evb`, a script, or both; files are relative to qemu-configs/. A `flat` one knows no VLANs, so
+    its stations tag their frames themselves. `sockets` are those of a switch for cables."""
     name: str
     config: str = None
     script: tuple = None
@@ -21,7 +21,7 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Cable:
-    """From a device of a host to a socket of a switch. What it carries is tagged, unless it belongs to one domain alone."""
+    """From a device of a host to a socket of a switch. What it carries is tagged, unless it is of one domain alone."""
     host: str
     device: str
     switch: str
@@ -72,8 +72,8 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A reference network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs, and
-    the check insists on it."""
+    """A reference network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs,
+    and the check insists on it."""
     name: str
     title: str
     hosts: tuple
@@ -128,8 +128,8 @@ class Network:
         return self.siblings(one, other) and one.mode == other.mode == 'bridge'
 
     def hears(self, listener, speaker):
-        """... otherwise by way of a switch that reflects, if neither is private. Who is no sibling is heard by everybody in
-        the domain, and by everybody at all who is on a flat host."""
+        """... otherwise by way of a switch that reflects, if neither is private. Who is no sibling is heard by all in
+        the domain, and by whoever is on a flat host."""
         if listener.domain != speaker.domain and not self.tags_itself(listener):
             return False
         if not self.siblings(listener, speaker) or self.direct(listener, speaker):
@@ -170,8 +170,8 @@ class Network:
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 
     def unicasts(self):
-        """Everybody to everybody. Within a domain nobody else may hear it, and siblings that talk directly are not to be
-        seen on the cable. What is sent into another domain is flooded there, so only the one it is meant for counts."""
+        """Everybody to everybody. Within a domain nobody else may hear it, and siblings that talk directly are not to
+        be seen on the cable. What is sent to another domain is flooded, so only the one it is meant for counts."""
         for speaker, listener in itertools.permutations(self.everybody(), 2):
             frame = probe.unicast(speaker.mac, listener.mac)
             answers = {}

@@ -37,8 +37,9 @@ def with_tag(frame, vid):
 
 def arp_request(source):
     """An ARP request, to everybody, for an address that nobody has. It ends in a number that no other frame has."""
-    body = struct.pack('!HHBBH', 1, 0x0800, 6, 4, 1) + octets(source) + bytes([10, 9, 9, 8]) + bytes(6) + bytes([10, 9, 9, 9])
-    return octets(BROADCAST) + octets(source) + b'\x08\x06' + body + ending()
+    addresses = octets(source) + bytes([10, 9, 9, 8]) + bytes(6) + bytes([10, 9, 9, 9])
+    head = octets(BROADCAST) + octets(source) + b'\x08\x06'
+    return head + struct.pack('!HHBBH', 1, 0x0800, 6, 4, 1) + addresses + ending()
 
 
 def unicast(source, destination):
@@ -125,8 +126,8 @@ class Field:
             probe.close()
 
     def collect(self, done, timeout):
-        """Lets frames arrive until done(heard) says so or time is over; `heard` has, by the last bytes of a frame and by
-        probe, the frames."""
+        """Lets frames arrive until done(heard) says so or time is over; `heard` has, by the last bytes of a frame and
+        by probe, the frames."""
         heard = collections.defaultdict(lambda: collections.defaultdict(list))
         by_socket = {probe.socket: (name, probe) for name, probe in self.probes.items()}
         end = time.monotonic() + timeout
@@ -138,8 +139,8 @@ class Field:
         return heard
 
     def ask(self, make, timeout=10, rounds=2):
-        """Asks the questions of make(), `rounds` times, each round anew; back when all answers of all rounds are there. What
-        was not to arrive has had the whole later rounds to do so: they take the same ways behind it. The complaints."""
+        """Asks the questions of make(), `rounds` times, each round anew; back, with the complaints, when all answers of
+        all rounds are there. What was not to arrive had the later rounds to do so: they go the same ways behind it."""
         asked = []
         heard = collections.defaultdict(lambda: collections.defaultdict(list))
         for _ in range(rounds):

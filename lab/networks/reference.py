@@ -64,8 +64,8 @@ NETWORKS = {network.name: network for network in (
     Network(
         'A_M0', 'A flat Ethernet by MACVTAP, as a VEPA and as a bridge, with an external switch',
         hosts=(Host('switch', script=('A_M0/switch.sh', 'on'), sockets=('port1',)), Host('host', 'A_M0/vepa.toml')),
-        stations=_four('lan', 'vepa'), gateways=(_gateway('switch', 'br0', 'lan', 0),), router='switch', reflecting=True,
-        cables=(Cable('host', 'eth1', 'switch', 'port1', 'lan'),),
+        stations=_four('lan', 'vepa'), gateways=(_gateway('switch', 'br0', 'lan', 0),), router='switch',
+        cables=(Cable('host', 'eth1', 'switch', 'port1', 'lan'),), reflecting=True,
         variants=(Variant('no hairpin', (Host('switch', script=('A_M0/switch.sh', 'off')),)),
                   Variant('bridge', (Host('host', 'A_M0/bridge.toml'),
                                      Host('switch', script=('A_M0/switch.sh', 'off'))), mode='bridge'))),

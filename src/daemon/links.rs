@@ -344,6 +344,9 @@ impl Links {
                 carrier: open.is_some_and(|open| open.up),
                 active: self.active == Some(index),
                 mtu: open.map(|open| open.link.mtu()),
+                mode: open
+                    .and_then(|open| open.link.xdp_mode())
+                    .map(|mode| mode.to_string()),
             }
         })
         .collect()

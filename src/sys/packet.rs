@@ -67,9 +67,22 @@ pub fn set_buffers(socket: &impl AsFd, bytes: c_int) -> io::Result<()> {
 ///
 /// The error of `setsockopt`.
 pub fn join_promiscuous(socket: &impl AsFd, ifindex: u32) -> io::Result<()> {
+    join(socket, ifindex, libc::PACKET_MR_PROMISC as u16)
+}
+
+/// Receives the frames of all groups from device number `ifindex` for as long as it is open.
+///
+/// # Errors
+///
+/// The error of `setsockopt`.
+pub fn join_all_groups(socket: &impl AsFd, ifindex: u32) -> io::Result<()> {
+    join(socket, ifindex, libc::PACKET_MR_ALLMULTI as u16)
+}
+
+fn join(socket: &impl AsFd, ifindex: u32, mr_type: u16) -> io::Result<()> {
     let membership = libc::packet_mreq {
         mr_ifindex: index(ifindex)?,
-        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_type,
         mr_alen: 0,
         mr_address: [0; 8],
     };

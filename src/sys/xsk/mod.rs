@@ -106,14 +106,25 @@ fn offsets(socket: &impl AsFd) -> io::Result<libc::xdp_mmap_offsets> {
     Ok(offsets)
 }
 
-/// Binds `socket` to a queue of device number `ifindex`, without copies where the driver can do that;
-/// whether it can.
-fn bind(socket: &impl AsFd, ifindex: u32, queue: u32) -> io::Result<bool> {
+/// The receive queue of a device to which a socket is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the device.
+    pub ifindex: u32,
+    /// Number of the queue.
+    pub queue: u32,
+    /// The kernel hands over copies, also where the driver could do without.
+    pub copies: bool,
+}
+
+/// Binds `socket`, without copies where the driver can do that and nobody wants them; whether it can.
+fn bind(socket: &impl AsFd, place: Place) -> io::Result<bool> {
+    let copies = if place.copies { libc::XDP_COPY } else { 0 };
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: libc::XDP_USE_NEED_WAKEUP,
-        sxdp_ifindex: ifindex,
-        sxdp_queue_id: queue,
+        sxdp_flags: libc::XDP_USE_NEED_WAKEUP | copies,
+        sxdp_ifindex: place.ifindex,
+        sxdp_queue_id: place.queue,
         sxdp_shared_umem_fd: 0,
     };
     let bind = || {

@@ -43,6 +43,7 @@ fn a_device_is_made_as_told_and_gone_with_its_descriptor() {
                     mac,
                     mtu: 0,
                     uso: true,
+                    generic: false,
                 }
                 .accepts()
             )
