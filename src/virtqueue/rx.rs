@@ -109,7 +109,7 @@ impl RxRing {
         log: Option<Arc<DirtyLog>>,
     ) -> Result<RxRing, RingError> {
         let window = self.window.successor(config, memory, log)?;
-        self.shared.progress.owe_call();
+        self.shared.progress.succeed(&window);
         Ok(RxRing {
             window,
             shared: Arc::clone(&self.shared),

@@ -137,7 +137,7 @@ impl TxRing {
         log: Option<Arc<DirtyLog>>,
     ) -> Result<TxRing, RingError> {
         let window = self.window.successor(config, memory, log)?;
-        self.shared.progress.owe_call();
+        self.shared.progress.succeed(&window);
         Ok(TxRing {
             window,
             shared: Arc::clone(&self.shared),

@@ -236,6 +236,29 @@ fn a_guest_that_polls_is_not_called() {
 }
 
 #[test]
+fn a_call_by_an_old_descriptor_does_not_count() {
+    let mut guest = Guest::with(8, |f| f.event_idx = true);
+    let old = guest.tx();
+    guest.call = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    guest.config.call = Some(Arc::clone(&guest.call));
+    let new = old
+        .reconfigure(&guest.config, guest.memory(), None)
+        .unwrap();
+    // A worker goes on with the old descriptor until it takes the newest snapshot. The guest, which
+    // hears the new one, goes on waiting for this chain and asks for no other call.
+    send(&mut guest, &old, 1);
+    assert!(old.notify().unwrap());
+    assert!(new.notify().unwrap(), "that call was lost");
+    assert_eq!(guest.calls(), 1);
+    // It may do so after others have the new one, too.
+    send(&mut guest, &old, 1);
+    old.notify().unwrap();
+    assert!(new.notify().unwrap(), "that one as well");
+    assert_eq!(guest.calls(), 1);
+    assert!(!new.notify().unwrap());
+}
+
+#[test]
 fn kicks_without_event_idx() {
     let mut guest = Guest::new(8);
     let ring = guest.tx();
