@@ -303,6 +303,8 @@ pub(super) struct Progress {
     /// Call once whatever the guest asked for: a call may have been lost with the previous
     /// descriptor, or with the daemon that ran before.
     owed: AtomicBool,
+    /// A call has made a worker wait, which must not happen to the others that have frames for the ring.
+    blocks: AtomicBool,
 }
 
 impl Progress {
@@ -311,6 +313,7 @@ impl Progress {
             published: AtomicU64::new(start),
             signalled: AtomicU64::new(start),
             owed: AtomicBool::new(true),
+            blocks: AtomicBool::new(false),
         }
     }
 
@@ -342,10 +345,12 @@ impl Progress {
             && with_format!(&window.layout, f => f.wants_call(signalled, published));
         let owed = owed && self.owed.swap(false, Ordering::Relaxed);
         match &window.call {
+            Some(_) if self.blocks.load(Ordering::Relaxed) => Err(RingError::CallBlocks),
             Some(call) if news || owed => match eventfd::signal(call) {
                 Ok(()) => Ok(true),
                 // Only a call that waits can be interrupted.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.blocks.store(true, Ordering::Relaxed);
                     Err(RingError::CallBlocks)
                 }
                 // A full counter is as good as a call, and there is nobody else to tell.
