@@ -310,6 +310,8 @@ pub(super) struct Progress {
     owed: AtomicBool,
     /// The newest window's.
     generation: AtomicU64,
+    /// A call has made a worker wait, which must not happen to the others that have frames for the ring.
+    blocks: AtomicBool,
 }
 
 impl Progress {
@@ -319,6 +321,7 @@ impl Progress {
             signalled: AtomicU64::new(start),
             owed: AtomicBool::new(true),
             generation: AtomicU64::new(0),
+            blocks: AtomicBool::new(false),
         }
     }
 
@@ -363,10 +366,12 @@ impl Progress {
             && with_format!(&window.layout, f => f.wants_call(signalled, published));
         let owed = owed && self.owed.swap(false, Ordering::Acquire);
         match &window.call {
+            Some(_) if self.blocks.load(Ordering::Relaxed) => Err(RingError::CallBlocks),
             Some(call) if news || owed => match eventfd::signal(call) {
                 Ok(()) => Ok(true),
                 // Only a call that waits can be interrupted.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.blocks.store(true, Ordering::Relaxed);
                     Err(RingError::CallBlocks)
                 }
                 // A full counter is as good as a call, and there is nobody else to tell.
