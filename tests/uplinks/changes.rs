@@ -305,6 +305,8 @@ fn a_reload_opens_what_is_new_and_leaves_what_is_not() {
         let (code, text) = net.reload_command();
         assert_ne!(code, Some(0));
         assert!(text.contains("vx is not one of the devices"), "{text}");
+        // The file is right, and to be started with.
+        assert!(!text.contains("mend the file"), "{text}");
         works(&mut net, &mut Wire::new("vb"), 6);
         net.evb.stop();
         assert!(!exists("evb-up"));
