@@ -131,7 +131,7 @@ impl Daemon {
         match (turn.was_active, links.is_active()) {
             (false, true) => {
                 log::info!("port {name}: up");
-                self.announcing.push_back((id, None));
+                self.announce_later(id);
             }
             (true, false) => {
                 log::info!("port {name}: down");
