@@ -86,10 +86,16 @@ rust() {
   if command -v rustup > /dev/null; then
     say "installing Rust by rustup"
     rustup toolchain install stable --profile minimal -c clippy -c rustfmt >&2 && rustup default stable >&2 || true
+  else
+    # Debian 12: the installer of https://rustup.rs, into ~/.cargo and ~/.rustup.
+    say "installing rustup and Rust into your home directory"
+    install ca-certificates curl
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+      sh -s -- -y --no-modify-path --profile minimal -c clippy -c rustfmt >&2 || true
+    hash -r
   fi
   rust_new_enough && return
-  say "Rust $toolchain or later is needed. Install it with rustup, https://rustup.rs:"
-  say "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  say "Rust $toolchain or later is needed, and rustup could not install it: see https://rustup.rs"
   exit 1
 }
 
