@@ -9,11 +9,13 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export EVB_LAB ?= $(CURDIR)/target/lab
 # Checks to run with `make e2e`: words in their names, as in K="migration hotplug".
 K ?=
+# The network of `make network`.
+N ?=
 # Targets of `make fuzz`, and seconds for each.
 T ?= config frames rings messages
 S ?= 225
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke bench fuzz images host-image rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network bench fuzz images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,7 +26,7 @@ build: rust ## the release build, target/release/evb
 demo: images build ## two guests under QEMU talk, and one migrates: about a minute
 	@python3 -m lab demo
 
-test: format lint unit docs licenses smoke ## everything that CI runs
+test: format lint unit docs licenses smoke networks ## everything that CI runs
 
 e2e: host-image build ## every check with guests; K="words" picks those whose names contain one
 	@python3 -m lab e2e $(addprefix -k ,$(K))
@@ -35,7 +37,8 @@ format: rust ## is the code formatted?
 lint: rust ## clippy, warnings are errors
 	@cargo clippy --all-targets --locked --quiet -- -D warnings
 
-unit: rust ## the tests that need no guest
+unit: rust ## the tests that need no guest; some need root, and say where they were skipped
+	@((EUID)) || lab/deps.sh networks
 	@cargo test --locked --quiet
 
 docs: rust ## the API documentation, warnings are errors
@@ -47,6 +50,14 @@ licenses: rust ## licences and sources of the dependencies
 
 smoke: images build ## the quicker half of the checks with guests
 	@python3 -m lab smoke
+
+networks: build ## the reference networks without guests, less than a minute; needs root
+	@((EUID)) || lab/deps.sh networks
+	@python3 -m lab networks
+
+network: build ## brings up a reference network to log in to, N=B_V1; without N lists them
+	@lab/deps.sh networks
+	@python3 -m lab network $(if $(N),up $(N),list)
 
 bench: rust ## what the size of a relay costs a frame
 	@cargo bench --locked --bench relay

@@ -140,7 +140,9 @@ fn read_by_ring(ring: &mut IoUring, buffers: &mut [Vec<u8>]) -> u32 {
     let mut count = 0;
     loop {
         for buffer in &mut *buffers {
-            let read = opcode::Read::new(types::Fixed(0), buffer.as_mut_ptr(), buffer.len() as u32);
+            let (at, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
+            // The descriptor's O_NONBLOCK is not enough: a read would wait for the next frame.
+            let read = opcode::Read::new(types::Fixed(0), at, len).rw_flags(libc::RWF_NOWAIT);
             // SAFETY: the buffers are borrowed until all of this batch is complete.
             unsafe { ring.submission().push(&read.build()) }.expect("room for a batch");
         }

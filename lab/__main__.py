@@ -1,4 +1,4 @@
-"""python3 -m lab smoke|e2e [-k WORD]... | list | demo"""
+"""python3 -m lab smoke|networks|e2e [-k WORD]... | list | demo | network up|status|shell|down NETWORK"""
 import argparse
 import signal
 import sys
@@ -14,21 +14,33 @@ def interrupt(*_):
 
 
 def main():
+    from .networks import command, netns
     parser = argparse.ArgumentParser(prog='python3 -m lab', description='Real guests in front of a real evb.')
-    parser.add_argument('what', choices=['smoke', 'e2e', 'list', 'demo'],
-                        help='smoke: the checks of `make test`; e2e: all of them')
-    parser.add_argument('-k', metavar='WORD', action='append', default=[],
-                        help='only the checks whose name contains WORD (may be given several times)')
+    what = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
+    for name, text in (('smoke', 'the checks of `make test` with guests'),
+                       ('networks', 'those of the reference networks, without guests; they need root'),
+                       ('e2e', 'all checks')):
+        what.add_parser(name, help=text).add_argument(
+            '-k', metavar='WORD', action='append', default=[],
+            help='only the checks whose name contains WORD (may be given several times)')
+    what.add_parser('list', help='the checks')
+    what.add_parser('demo', help='what `make demo` shows')
+    command.add_words(what.add_parser('network', help='a reference network to look at and log in to'))
     options = parser.parse_args()
     for signal_number in SIGNALS:
         signal.signal(signal_number, interrupt)
     if options.what == 'demo':
         from . import demo
         return demo.main()
+    if options.what == 'network':
+        return command.main(options)
     from . import runner
     if options.what == 'list':
         return runner.show()
-    return runner.run(options.k, options.what == 'smoke')
+    if options.what == 'networks' and (why := netns.missing()):
+        print(f'SKIPPED networks: {why}')
+        return 0
+    return runner.run(options.k, options.what)
 
 
 try:

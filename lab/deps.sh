@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh rust|lab|update: brings what a build, or the lab, needs on Debian; silent when all is there.
+# deps.sh rust|lab|networks|update: brings what a build, the lab, or its networks need on Debian; silent when all is there.
 # It installs packages as root, or with sudo; elsewhere than on Debian it says what is missing.
 set -euo pipefail
 say() { echo "deps: $*" >&2; }
@@ -86,19 +86,29 @@ rust() {
   if command -v rustup > /dev/null; then
     say "installing Rust by rustup"
     rustup toolchain install stable --profile minimal -c clippy -c rustfmt >&2 && rustup default stable >&2 || true
+  else
+    # Debian 12: the installer of https://rustup.rs, into ~/.cargo and ~/.rustup.
+    say "installing rustup and Rust into your home directory"
+    install ca-certificates curl
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+      sh -s -- -y --no-modify-path --profile minimal -c clippy -c rustfmt >&2 || true
+    hash -r
   fi
   rust_new_enough && return
-  say "Rust $toolchain or later is needed. Install it with rustup, https://rustup.rs:"
-  say "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  say "Rust $toolchain or later is needed, and rustup could not install it: see https://rustup.rs"
   exit 1
 }
+
+networks() { install busybox-static iproute2 nftables python3; }
 
 case ${1:-} in
   rust) rust ;;
   lab)
     qemu
-    install binutils busybox-static cpio ethtool gcc iperf3 iproute2 ipxe-qemu kmod libc6-dev lz4 python3 xz-utils zstd
+    networks
+    install binutils cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev lz4 xz-utils zstd
     ;;
+  networks) networks ;;
   update) apt_get update ;;
-  *) say "usage: deps.sh rust|lab|update"; exit 2 ;;
+  *) say "usage: deps.sh rust|lab|networks|update"; exit 2 ;;
 esac

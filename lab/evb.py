@@ -14,19 +14,31 @@ BINARY = os.environ.get('EVB') or str(ROOT / 'target' / 'release' / 'evb')
 class Evb:
     """`evb run` with ports named as given. Without `config` it is started with `--port` alone, each port
     listening in `directory`; with it, `config` is the text of its file, in which `{dir}` stands
-    for that directory, and `ports` names those that listen there."""
+    for that directory, and `ports` names those that listen there. `before` is put before the command, and
+    a daemon that `stays` outlives the lab."""
 
-    def __init__(self, directory, ports, config=None, options=()):
-        self.directory, self.ports, self.process = directory, list(ports), None
+    def __init__(self, directory, ports, config=None, options=(), before=(), stays=False):
+        self.directory, self.ports, self.process, self.stays = directory, list(ports), None, stays
         self.log, self.control = directory / 'evb.log', directory / 'control.sock'
         if config is None:
             self.command = [BINARY, 'run', *(f'--port={self.socket(p)}' for p in self.ports),
                             f'--control={self.control}', *options]
         else:
-            path = directory / 'evb.toml'
-            path.write_text(f'[daemon]\ncontrol = "{self.control}"\n' + config.replace('{dir}', str(directory)))
-            self.command = [BINARY, 'run', '--config', path, *options]
+            self.configure(config)
+            self.command = [BINARY, 'run', '--config', directory / 'evb.toml', *options]
+        self.command = [*before, *self.command]
         self.start()
+
+    def configure(self, config):
+        """Writes its file, which reload() or a start reads. The control socket is the lab's, unless the file has a
+        `[daemon]` of its own."""
+        own = '' if '[daemon]' in config else f'[daemon]\ncontrol = "{self.control}"\n'
+        (self.directory / 'evb.toml').write_text(own + config.replace('{dir}', str(self.directory)))
+
+    def reload(self, config):
+        """Goes over to another configuration."""
+        self.configure(config)
+        self.cli('reload')
 
     def socket(self, port):
         """The path of the socket of a port."""
@@ -34,9 +46,10 @@ class Evb:
 
     def start(self, timeout=30):
         """Starts it, or starts it again; back once it answers and its ports listen."""
-        self.process = spawn(self.command, self.log)
+        self.process = spawn(self.command, self.log, self.stays)
         try:
             connect(self.control, self.process, timeout, self.log).close()
+            self.get('/v1/status')              # answered once its devices are there
             for port in self.ports:
                 wait_for(self.socket(port).exists, timeout, f'the socket of {port}')
         except BaseException:

@@ -42,16 +42,17 @@ def emulator(memory, cpus=1, share='on'):
 
 
 class Machine:
-    """One QEMU; killed by close(). `command` is what starts it, with its machine and its memory."""
+    """One QEMU; killed by close(). `command` is what starts it, with its machine and its memory; one that `stays`
+    outlives the lab."""
 
-    def __init__(self, directory, name, command, args=()):
+    def __init__(self, directory, name, command, args=(), stays=False):
         self.directory, self.name, self.started = directory, name, time.monotonic()
         self.log, self.qmp_stream = directory / f'{name}.log', None
         serial, qmp = directory / f'{name}.ser', directory / f'{name}.qmp'
         self.process = spawn(
             [*command, '-nodefaults', '-no-user-config', '-display', 'none',
              '-chardev', f'socket,id=ser,path={serial},server=on,wait=off,logfile={directory}/{name}.console',
-             '-serial', 'chardev:ser', '-qmp', f'unix:{qmp},server=on,wait=off', *args], self.log)
+             '-serial', 'chardev:ser', '-qmp', f'unix:{qmp},server=on,wait=off', *args], self.log, stays)
         try:
             self.console = Console(name, connect(serial, self.process, 60, self.log))
             self.qmp_stream = connect(qmp, self.process, 60, self.log).makefile('rw')
@@ -180,13 +181,15 @@ class Linux(Machine):
     CMDLINE = 'console=ttyS0 quiet panic=-1 nokaslr mitigations=off'
 
     def __init__(self, directory, name, nic_args=(), *, memory=256, cpus=1, share='on', initrd=None, boot=None,
-                 incoming=None, reboots=False):
-        """`initrd` replaces the image's; `boot` replaces kernel and initrd by QEMU arguments of one's own."""
+                 incoming=None, reboots=False, before=(), stays=False):
+        """`initrd` replaces the image's; `boot` replaces kernel and initrd by QEMU arguments of one's own; `before` is
+        put before the command."""
         if boot is None:
             boot = ['-kernel', IMAGES / 'vmlinux', '-initrd', initrd or IMAGES / 'guest.cpio',
                     '-append', self.CMDLINE]
-        super().__init__(directory, name, emulator(memory, cpus, share), [
-            *boot, *nic_args, *([] if reboots else ['-no-reboot']), *(['-incoming', incoming] if incoming else [])])
+        super().__init__(directory, name, [*before, *emulator(memory, cpus, share)], [
+            *boot, *nic_args, *([] if reboots else ['-no-reboot']), *(['-incoming', incoming] if incoming else [])],
+            stays)
 
     def ready(self, timeout=180):
         """Waits until it takes commands; remembers how long it took."""

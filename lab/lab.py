@@ -25,8 +25,8 @@ class Lab(contextlib.ExitStack):
         self.callback(thing.close)
         return thing
 
-    def evb(self, *ports, config=None, options=()):
-        return self._keep(Evb(self.directory, ports, config, options))
+    def evb(self, *ports, config=None, options=(), before=()):
+        return self._keep(Evb(self.directory, ports, config, options, before))
 
     def linux(self, name, nic_args=(), **options):
         return self._keep(Linux(self.directory, name, nic_args, **options))

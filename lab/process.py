@@ -18,13 +18,14 @@ def _die_with_parent():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def spawn(command, log):
+def spawn(command, log, stays=False):
     """Starts a process in a session of its own, so that Ctrl-C reaches only us, and we clean up in
-    order; should we die without that, the kernel ends it. Its output is appended to the file `log`."""
+    order; should we die without that, the kernel ends it, unless it `stays`. Its output is appended to the
+    file `log`."""
     with open(log, 'ab') as out:
         return subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out,
                                 stderr=subprocess.STDOUT, start_new_session=True,
-                                preexec_fn=_die_with_parent)
+                                preexec_fn=None if stays else _die_with_parent)
 
 
 def kill(process):

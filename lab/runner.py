@@ -1,4 +1,5 @@
 """Finds the checks, runs them one after the other, and says how each went."""
+import contextlib
 import importlib
 import inspect
 import os
@@ -13,17 +14,27 @@ from .lab import Lab
 from .process import IMAGES
 
 _found = {}
+_cells = {}
 
 
-def check(smoke=False, cases=None):
-    """Makes a function of a Lab a check. `smoke`: part of `make test`. `cases`: a dict of name → further
-    arguments; each becomes a check of its own. What it returns is printed beside its result."""
+def check(smoke=False, cases=None, suite=None):
+    """Makes a function of a Lab a check. It is part of `e2e`, and of another `suite` besides: `smoke` (for short,
+    `smoke=True`) or `networks`. `cases`: a dict of name → further arguments; each becomes a check of its own. What it
+    returns is printed beside its result."""
     def register(function):
         for case, args in (cases or {'': ()}).items():
             name = function.__name__ + (f'[{case}]' if case else '')
-            _found[name] = (function, args, smoke)
+            _found[name] = (function, args, suite or ('smoke' if smoke else 'e2e'))
         return function
     return register
+
+
+@contextlib.contextmanager
+def cell(row, column):
+    """A part of a check, which has a cell in the table at the end: ok if the block ends well."""
+    _cells.setdefault(row, {})[column] = 'FAILED'
+    yield
+    _cells[row][column] = 'ok'
 
 
 def load():
@@ -63,10 +74,22 @@ def _only_logs(directory, names):
     return [n for n in names if not os.path.isfile(os.path.join(directory, n)) or n.endswith('.cpio')]
 
 
-def run(words=(), smoke=False):
-    """Runs the checks whose name contains one of `words` (all, without words); the exit status."""
+def _show_table():
+    """The cells, a line for each row; empty where that part was not run."""
+    columns = list(dict.fromkeys(column for row in _cells.values() for column in row))
+    first = max(map(len, _cells))
+    print('\n' + '  '.join([' ' * first, *columns]))
+    for row, cells in _cells.items():
+        words = ((cells.get(column, ''), len(column)) for column in columns)
+        print('  '.join([f'{row:{first}}', *(paint(f'{word:{width}}', 31 if word == 'FAILED' else 32)
+                                             for word, width in words)]).rstrip())
+    print()
+
+
+def run(words=(), suite='e2e'):
+    """Runs the checks of a suite whose name contains one of `words` (all, without words); the exit status."""
     chosen = [(name, *what) for name, what in load().items()
-              if (not smoke or what[2]) and (not words or any(word in name for word in words))]
+              if suite in ('e2e', what[2]) and (not words or any(word in name for word in words))]
     if not chosen:
         print('no such check')
         return 2
@@ -82,11 +105,13 @@ def run(words=(), smoke=False):
         print(f'{word} {time.monotonic() - begin:6.1f} s  {first}')
         for line in rest:
             print(f'    {line}')
+    if _cells:
+        _show_table()
     print(f'{len(chosen) - failed} passed, {failed} failed', flush=True)
     return 1 if failed else 0
 
 
 def show():
     """Lists the checks, each with the first line of its description."""
-    for name, (function, _, smoke) in load().items():
-        print(f'{name:40} {"smoke" if smoke else "e2e  "}  {inspect.getdoc(function).splitlines()[0]}')
+    for name, (function, _, suite) in load().items():
+        print(f'{name:40} {suite:8}  {inspect.getdoc(function).splitlines()[0]}')

@@ -149,6 +149,9 @@ pub struct LinkStatus {
     pub active: bool,
     /// Its MTU, while it is there.
     pub mtu: Option<u16>,
+    /// How `af_xdp` gets its frames, while it is there: `zero-copy`, `copy` or `generic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// On which side of its relay a port is.

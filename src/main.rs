@@ -10,14 +10,16 @@ use evb::config::Config;
 use evb::daemon;
 use evb::privileged::{self, Handed, Privileged};
 use evb::uplink::Spec;
+use log::LevelFilter;
 
 fn main() -> ExitCode {
     // The daemon starts this very program again as its helper, before there are threads.
-    if std::env::args_os().nth(1).as_deref() == Some(privileged::SUBCOMMAND.as_ref()) {
-        return match privileged::serve() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(cli::EXIT_RUNTIME, &format!("privileged helper: {error}")),
-        };
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().as_deref() == Some(privileged::SUBCOMMAND.as_ref()) {
+        let level = arguments
+            .next()
+            .and_then(|level| level.to_str()?.parse().ok());
+        return help(level.unwrap_or(LevelFilter::Info));
     }
     let cli = Cli::parse();
     let level = match cli::logging::level(cli.log) {
@@ -37,6 +39,14 @@ fn main() -> ExitCode {
             }
             serve(run)
         }
+    }
+}
+
+/// Runs the helper of a daemon until that is gone. It logs as the daemon does.
+fn help(level: LevelFilter) -> ExitCode {
+    match cli::logging::init(level).and_then(|()| privileged::serve()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(cli::EXIT_RUNTIME, &format!("privileged helper: {error}")),
     }
 }
 

@@ -4,8 +4,9 @@ mod support;
 
 use std::time::Duration;
 
+use evb::vhost_user::front_end::{Order, RingSetup};
 use support::evb::{bridge_config, run};
-use support::{BROADCAST, Evb, eth, eventually, mac, silence};
+use support::{BROADCAST, Evb, Guest, GuestOptions, eth, eventually, mac, silence};
 
 #[test]
 fn sigterm_ends_it_cleanly_with_and_without_guests() {
@@ -157,6 +158,25 @@ fn reload_changes_a_running_port() {
     eventually("bridge ports do", || {
         a.send(&frame);
         b.recv(Duration::from_millis(50))
+    });
+    evb.stop();
+}
+
+/// A daemon that ended may have used the last of what a guest sent, and called nobody. With its ring
+/// full the guest waits for that call, and kicks no more.
+#[test]
+fn an_empty_ring_brings_the_call_that_may_be_lost() {
+    let evb = Evb::bridge(1);
+    let options = GuestOptions::default();
+    let front_end = support::guest::connect(&evb.path("p0.sock"), &options.front_end);
+    let mut guest = Guest::cold(front_end, 1, options);
+    let rings = [
+        RingSetup::of_rx(&guest.rx[0], Order::Qemu),
+        RingSetup::of_tx(&guest.tx[0], Order::Qemu),
+    ];
+    guest.front_end.start(&guest.memory, &rings).unwrap();
+    eventually("a call for nothing new", || {
+        guest.tx[0].call_fd().read().ok()
     });
     evb.stop();
 }

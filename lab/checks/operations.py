@@ -1,5 +1,4 @@
 """What an operator meets."""
-import pathlib
 import subprocess
 import time
 
@@ -41,7 +40,8 @@ def idle(lab):
 
 
 def _examples():
-    return {path.stem: (path,) for path in sorted(pathlib.Path(ROOT / 'qemu-configs').rglob('*.toml'))}
+    configs = ROOT / 'qemu-configs'
+    return {str(path.relative_to(configs).with_suffix('')): (path,) for path in sorted(configs.rglob('*.toml'))}
 
 
 @check(smoke=True, cases=_examples())

@@ -84,7 +84,7 @@ def sriov_hand_over(lab):
     assert host.check(f'cat /sys/class/net/{function["device"]}/address') == STATIONS[1]
 
 
-@check(cases={via: (via,) for via in ('macvtap', 'af_packet')})
+@check(cases={via: (via,) for via in ('macvtap', 'af_packet', 'af_xdp')})
 def sriov_uplink(lab, via):
     """A function as uplink: made and set as configured; its address and its VLAN are on the wire."""
     host = lab.host()
@@ -96,6 +96,13 @@ def sriov_uplink(lab, via):
     host.reach('10.0.0.2')
     assert not host.answers('10.7.0.2'), 'an untagged frame got into VLAN 7'
     assert host.seen_on_wire('10.0.0.1') == (host.wire, STATIONS[0])
+    # Nor does one of VLAN 7 get in, with its tag or, worse, without.
+    assert host.sh('ip netns exec wire ping -c 2 -W 1 10.7.0.1 > /dev/null')[0], 'VLAN 7 is answered untagged'
+    assert 'lladdr' not in host.check('ip neigh show 10.7.0.2 dev evb0'), 'a frame of VLAN 7 arrived untagged'
+    if via == 'af_xdp':
+        # igbvf runs no XDP programs.
+        assert 'its driver does not run the XDP program' in host.check('cat /tmp/evb.log')
+        assert json.loads(host.check('evb status --json'))['ports'][-1]['links'][0]['mode'] == 'generic'
     state = _state(host)['state']
     assert (state['mac'], state['vlan'], state['rate']) == (STATIONS[0], 0, 200), state
     used = _state(host)['address']
@@ -113,6 +120,12 @@ def sriov_uplink(lab, via):
     _stop(host)
     assert 'evb-up0' not in host.check('ip -br link')
     assert (_state(host)['driver'], _state(host)['state']['vlan']) == ('igbvf', 7)
+    if via == 'af_xdp':
+        # By that device's leave tagged frames arrive, and igbvf takes their tags out.
+        device = _state(host)['device']
+        host.check(f'ip link add link {device} name {device}.5 type vlan id 5')
+        assert f'the feature rx-vlan-hw-parse of {device} stays on' in _refused(host)
+        assert ' promiscuity 0 allmulti 0 ' in host.check(f'ip -d link show {device} | tr -s " "')
 
 
 @check()

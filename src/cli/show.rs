@@ -152,7 +152,10 @@ fn port_row(port: &PortStatus) -> Row {
 fn behind(port: &PortStatus) -> String {
     let active = port.links.iter().find(|link| link.active);
     let link = active.or(port.links.first());
-    let device = link.map(|link| format!("{} {}", link.kind, link.device));
+    let device = link.map(|link| match &link.mode {
+        Some(mode) => format!("{} {} {mode}", link.kind, link.device),
+        None => format!("{} {}", link.kind, link.device),
+    });
     device.or(port.socket.clone()).unwrap_or("-".to_owned())
 }
 

@@ -207,6 +207,7 @@ fn link(name: &str, device: &str, carrier: bool, active: bool) -> LinkStatus {
         carrier,
         active,
         mtu: Some(1500),
+        mode: None,
     }
 }
 

@@ -160,6 +160,7 @@ impl Link {
                 device: dev.clone(),
                 queues: self.queues,
                 take_parent: self.take_parent,
+                sheltered: false,
             })),
             LinkKind::Sriov(sriov) => Some(sriov.spec(name, self, serves, mtu)),
             LinkKind::Listen(_) | LinkKind::Connect(_) => None,

@@ -98,14 +98,15 @@ impl Daemon {
     /// A search has found its device.
     pub(super) fn device_found(&mut self, search: SearchId, link: Link) {
         let found = self.ports_with(|links| links.has_search(search)).pop();
+        let opener = self.opener();
         if let Some((id, name)) = found
             && let Some(links) = self.world.links_mut(id)
         {
-            let turn = links.found(&name, search, link, &self.devices.known);
+            let turn = links.found(&name, search, link, &self.devices.known, &opener);
             self.turned(id, &name, turn);
         } else {
             // Its port was removed meanwhile; whoever did that waits for the event that follows.
-            self.opener().discard(link);
+            opener.discard(link);
         }
     }
 
@@ -130,7 +131,7 @@ impl Daemon {
         match (turn.was_active, links.is_active()) {
             (false, true) => {
                 log::info!("port {name}: up");
-                self.announcing.push_back((id, None));
+                self.announce_later(id);
             }
             (true, false) => {
                 log::info!("port {name}: down");

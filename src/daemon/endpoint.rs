@@ -164,7 +164,11 @@ impl Endpoint {
         let mut pause = FIRST_RETRY;
         let mut last_error = String::new();
         loop {
-            match self.privileged.connect(&path) {
+            let (privileged, at) = (Arc::clone(&self.privileged), path.clone());
+            // The helper may be opening a device, which can take a second.
+            let attempt = tokio::task::spawn_blocking(move || privileged.connect(&at));
+            let connected = attempt.await.map_err(|error| error.to_string());
+            match connected.and_then(|stream| stream.map_err(|error| error.to_string())) {
                 Ok(stream) => {
                     last_error.clear();
                     if let Some(mut session) = self.serve(stream, Part::AsItComes) {
@@ -181,7 +185,6 @@ impl Endpoint {
                     pause = FIRST_RETRY;
                 }
                 Err(error) => {
-                    let error = error.to_string();
                     if error != last_error {
                         log_limited!(
                             self.news,
@@ -194,9 +197,9 @@ impl Endpoint {
                 }
             }
             tokio::select! {
-                // Nobody is there to be expelled.
+                // It may have left before it was expelled.
                 order = orders.changed() => {
-                    if order.is_err() {
+                    if order.is_err() || !self.exile(&mut orders).await {
                         break;
                     }
                 }

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::event::Event;
 use crate::api_types::LinkStatus;
 use crate::privileged::Privileged;
+use crate::sys::ethtool::name_of;
 use crate::uplink::netlink::{Change, State, Watch};
 use crate::uplink::{Link, Spec};
 use crate::worker::Attachment;
@@ -104,6 +105,13 @@ impl Open {
         self.up = state.up;
         self.link
             .set_mtu(u16::try_from(state.mtu).unwrap_or(u16::MAX));
+    }
+
+    /// Whether the device went before this one was heard of, so that the news of its end are past. Those of
+    /// one that is there and not `known` are still to come.
+    fn has_vanished(&self, known: &Known) -> bool {
+        let ifindex = self.link.ifindex();
+        !known.contains_key(&ifindex) && name_of(ifindex).is_none()
     }
 
     /// Removes the device, if it was made for us, and waits until nobody uses it.
@@ -344,6 +352,9 @@ impl Links {
                 carrier: open.is_some_and(|open| open.up),
                 active: self.active == Some(index),
                 mtu: open.map(|open| open.link.mtu()),
+                mode: open
+                    .and_then(|open| open.link.xdp_mode())
+                    .map(|mode| mode.to_string()),
             }
         })
         .collect()
@@ -411,13 +422,30 @@ impl Links {
     }
 
     /// Takes the link that a search has found.
-    pub fn found(&mut self, port: &str, search: SearchId, link: Link, known: &Known) -> Turn {
-        for ((name, _), member) in self.names.iter().zip(&mut self.members) {
-            if matches!(member, Member::Away(away) if away.id == search) {
-                log::info!("{}: {} is back", label(port, name), link.name());
-                *member = Member::Open(Open::new(link, known));
-                break;
-            }
+    pub fn found(
+        &mut self,
+        port: &str,
+        search: SearchId,
+        link: Link,
+        known: &Known,
+        opener: &Opener,
+    ) -> Turn {
+        let mut all = self.names.iter().zip(&mut self.members);
+        let found = all.find(|(_, member)| matches!(member, Member::Away(it) if it.id == search));
+        if let Some((named, member)) = found {
+            let label = label(port, &named.0);
+            let open = Open::new(link, known);
+            *member = if open.has_vanished(known) {
+                log::warn!(
+                    "{label}: {} is gone again; looking for it",
+                    open.link.name()
+                );
+                let (mtu, before) = (self.mtu, Some(open));
+                Member::Away(opener.search(port, named, mtu, before, String::new()))
+            } else {
+                log::info!("{label}: {} is back", open.link.name());
+                Member::Open(open)
+            };
         }
         self.turn()
     }

@@ -114,7 +114,7 @@ impl Daemon {
         match (was_active, port.is_active()) {
             (false, true) => {
                 port.note(Level::Info, "up");
-                self.announcing.push_back((id, None));
+                self.announce_later(id);
             }
             (true, false) => {
                 port.note(Level::Info, "down");
@@ -154,6 +154,12 @@ impl Daemon {
         let Some(port) = self.world.port(id) else {
             return;
         };
+        // It may have stopped its rings while a worker waited.
+        if let Fault::Ring(RingError::CallBlocks) = error
+            && let Some(endpoint) = port.device().and_then(|device| device.endpoint.as_ref())
+        {
+            endpoint.expel();
+        }
         if !port.is_active() {
             return;
         }
@@ -162,13 +168,17 @@ impl Daemon {
         port.note(Level::Error, what);
         if let Some(device) = self.world.device_mut(id) {
             device.failure = Some((device.rings.life, why));
-            if let (Fault::Ring(RingError::CallBlocks), Some(endpoint)) = (error, &device.endpoint)
-            {
-                endpoint.expel();
-            }
         }
         self.falling.push(id);
         self.dirty = true;
+    }
+
+    /// Has all addresses of a port announced, once however often it has come up meanwhile.
+    pub(super) fn announce_later(&mut self, port: PortId) {
+        let whole = (port, None);
+        if !self.announcing.contains(&whole) {
+            self.announcing.push_back(whole);
+        }
     }
 
     /// Announces the ports that wait for it, as long as the frames are not more than workers can send soon.

@@ -36,6 +36,8 @@ impl Daemon {
     /// The first half of a reload; an error says what is wrong and what to do.
     fn begin_reload(&mut self) -> Result<Config, (String, &'static str)> {
         const MEND: &str = "mend the file and reload again; until then all goes on as before";
+        // For errors that end with what to do.
+        const UNTIL_THEN: &str = "until then all goes on as before";
         if self.reload.is_some() {
             return Err(("a reload is under way".to_owned(), "wait until it is done"));
         }
@@ -58,7 +60,7 @@ impl Daemon {
             return Err((error, "start evb anew, or put the socket beside the others"));
         }
         self.check_devices(&config)
-            .map_err(|error| (error.to_string(), MEND))?;
+            .map_err(|error| (error.to_string(), UNTIL_THEN))?;
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;
         self.retire(&config);
         // What was removed may be given to others only when no worker uses it any more.

@@ -122,9 +122,10 @@ async fn serve(
     daemon.config = config;
     daemon.publish();
     log::info!(
-        "evb {} serves {} ports",
+        "evb {} is ready; ports: {}; control socket: {}",
         env!("CARGO_PKG_VERSION"),
-        daemon.world.ports().count()
+        daemon.world.ports().count(),
+        control.as_deref().unwrap_or(Path::new("none")).display()
     );
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {

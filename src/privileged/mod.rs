@@ -71,7 +71,8 @@ impl Privileged {
         devices: impl IntoIterator<Item = D>,
     ) -> Result<Privileged, Error> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("evb").arg(SUBCOMMAND);
+        let level = log::max_level().as_str();
+        command.arg0("evb").args([SUBCOMMAND, level]);
         Privileged::spawn_as(command, directories, devices)
     }
 

@@ -17,11 +17,20 @@ const LINK_DETACH: c_int = 34;
 const MAP_OF_SOCKETS: u32 = 17;
 const PROGRAM_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
-/// The driver's own XDP, not the generic one of the kernel.
+const IN_KERNEL: u32 = 1 << 1;
 const IN_DRIVER: u32 = 1 << 2;
 
 /// The name by which `bpftool` shows program and map.
 const NAME: [u8; 16] = *b"evb_uplink\0\0\0\0\0\0";
+
+/// Who runs a program for the frames of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// Its driver.
+    Driver,
+    /// The kernel, once the driver has handed it a frame (generic XDP).
+    Kernel,
+}
 
 /// An empty table of sockets, one place for each of `queues` queues.
 ///
@@ -122,14 +131,14 @@ pub fn load(table: &impl AsFd) -> io::Result<OwnedFd> {
     unsafe { make(PROGRAM_LOAD, &attributes) }
 }
 
-/// Lets the driver of device number `ifindex` run `program` for each frame until the last copy of the
-/// returned descriptor is closed.
+/// Has `runner` run `program` for each frame of device number `ifindex` until the last copy of the returned
+/// descriptor is closed.
 ///
 /// # Errors
 ///
 /// The error of `bpf`: `EOPNOTSUPP` where the driver runs none, `EBUSY` and `EEXIST` where the device has
 /// another program, and what the driver does not like.
-pub fn attach(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
+pub fn attach(program: &impl AsFd, ifindex: u32, runner: Runner) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         program: u32,
@@ -141,7 +150,10 @@ pub fn attach(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
         program: raw(program),
         ifindex,
         attach_type: ATTACH_XDP,
-        flags: IN_DRIVER,
+        flags: match runner {
+            Runner::Driver => IN_DRIVER,
+            Runner::Kernel => IN_KERNEL,
+        },
     };
     // SAFETY: these are the first attributes of this command, and none is a pointer.
     unsafe { make(LINK_CREATE, &attributes) }

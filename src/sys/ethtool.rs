@@ -7,9 +7,11 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use libc::{c_char, c_int, c_void};
+use libc::{c_char, c_void};
 
 use super::tun::NAME_MAX;
+
+use super::call::check;
 
 const GET_STRINGS: u32 = 0x1b;
 const GET_SET_INFO: u32 = 0x37;
@@ -205,14 +207,6 @@ pub fn name_of(ifindex: u32) -> Option<String> {
     // SAFETY: the function has put a string with its zero there.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) };
     name.to_str().ok().map(str::to_owned)
-}
-
-fn check(rc: c_int) -> io::Result<()> {
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+mod call;
 pub mod connect;
 pub mod cpu;
 pub mod ethtool;

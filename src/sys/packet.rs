@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_void, iovec, socklen_t};
 
+use super::call::{check, raw, set};
+
 /// What the kernel says of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
@@ -65,9 +67,22 @@ pub fn set_buffers(socket: &impl AsFd, bytes: c_int) -> io::Result<()> {
 ///
 /// The error of `setsockopt`.
 pub fn join_promiscuous(socket: &impl AsFd, ifindex: u32) -> io::Result<()> {
+    join(socket, ifindex, libc::PACKET_MR_PROMISC as u16)
+}
+
+/// Receives the frames of all groups from device number `ifindex` for as long as it is open.
+///
+/// # Errors
+///
+/// The error of `setsockopt`.
+pub fn join_all_groups(socket: &impl AsFd, ifindex: u32) -> io::Result<()> {
+    join(socket, ifindex, libc::PACKET_MR_ALLMULTI as u16)
+}
+
+fn join(socket: &impl AsFd, ifindex: u32, mr_type: u16) -> io::Result<()> {
     let membership = libc::packet_mreq {
         mr_ifindex: index(ifindex)?,
-        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_type,
         mr_alen: 0,
         mr_address: [0; 8],
     };
@@ -228,34 +243,8 @@ fn tag_of(data: &libc::tpacket_auxdata) -> Option<(u16, u16)> {
     Some((tpid, data.tp_vlan_tci))
 }
 
-fn set<T>(socket: &impl AsFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads at most the size given, which is that of the value borrowed; a
-    // pointer inside a value is to something that its caller keeps alive over this call.
-    check(unsafe {
-        libc::setsockopt(
-            raw(socket),
-            level,
-            option,
-            (&raw const *value).cast(),
-            size_of::<T>() as socklen_t,
-        )
-    })
-}
-
 fn index(ifindex: u32) -> io::Result<c_int> {
     c_int::try_from(ifindex).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
-}
-
-fn raw(socket: &impl AsFd) -> c_int {
-    socket.as_fd().as_raw_fd()
-}
-
-fn check(rc: c_int) -> io::Result<()> {
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

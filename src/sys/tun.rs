@@ -4,9 +4,11 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use libc::{c_int, c_short, c_uint};
+
+use super::call::{check, raw};
 
 /// Longest name of a network device.
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
@@ -156,19 +158,6 @@ pub fn set_owner(node: &impl AsFd, user: u32) -> io::Result<()> {
 pub fn set_group(node: &impl AsFd, group: u32) -> io::Result<()> {
     // SAFETY: the argument is an integer.
     check(unsafe { libc::ioctl(raw(node), libc::TUNSETGROUP, libc::c_ulong::from(group)) })
-}
-
-fn raw(node: &impl AsFd) -> c_int {
-    let node: BorrowedFd<'_> = node.as_fd();
-    node.as_raw_fd()
-}
-
-fn check(rc: c_int) -> io::Result<()> {
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ pub fn adopt(spec: &HandedSpec, queues: Vec<OwnedFd>) -> Result<Opened, LinkErro
             mac: device.mac,
             mtu: device.mtu(),
             uso,
+            generic: false,
         },
         created: None,
         queues: nodes.into_iter().map(OwnedFd::from).collect(),

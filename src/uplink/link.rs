@@ -11,7 +11,7 @@ use super::error::LinkError;
 use super::packet;
 use super::peer::PeerQueue;
 use super::spec::{Facts, Kind};
-use super::xdp::{self, XdpQueue};
+use super::xdp::{self, XdpMode, XdpQueue};
 use crate::frame::mac::Mac;
 use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
@@ -74,6 +74,7 @@ impl Link {
             mac: [0; 6],
             mtu,
             uso: accepts.contains(Offloads::USO4 | Offloads::USO6),
+            generic: false,
         };
         Self {
             mtu: AtomicU16::new(mtu),
@@ -98,15 +99,14 @@ impl Link {
         self.facts.kind
     }
 
-    /// Whether the driver puts frames straight into the memory that they are forwarded from; `None` where
-    /// there is no such memory.
-    pub fn is_zero_copy(&self) -> Option<bool> {
-        let mut sockets = self.queues.iter().filter_map(|queue| match queue {
-            LinkQueue::Xdp(queue) => Some(queue.is_zero_copy()),
+    /// How frames get from the driver to the memory that they are forwarded from; `None` where there is no
+    /// such memory. The queue that is worst off counts.
+    pub fn xdp_mode(&self) -> Option<XdpMode> {
+        let sockets = self.queues.iter().filter_map(|queue| match queue {
+            LinkQueue::Xdp(queue) => Some(queue.mode()),
             LinkQueue::Device(_) | LinkQueue::Peer(_) => None,
         });
-        let first = sockets.next()?;
-        Some(first && sockets.all(|zero_copy| zero_copy))
+        sockets.max()
     }
 
     /// Name of the device.

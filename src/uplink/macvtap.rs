@@ -149,6 +149,7 @@ async fn set_up(
             mac: device.mac,
             mtu: device.mtu(),
             uso,
+            generic: false,
         },
         created: created.map(Created::Device),
         queues: nodes.into_iter().map(OwnedFd::from).collect(),

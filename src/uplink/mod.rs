@@ -43,7 +43,7 @@ pub use spec::{
     Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
     TapSpec, XdpSpec, macvtap_name,
 };
-pub use xdp::{Taken, XdpQueue};
+pub use xdp::{Taken, XdpMode, XdpQueue};
 
 /// A device that was opened.
 #[derive(Debug)]

@@ -60,6 +60,7 @@ pub fn open(spec: &PacketSpec) -> Result<Opened, LinkError> {
             mac: device.mac,
             mtu: device.mtu(),
             uso,
+            generic: false,
         },
         created: None,
         queues,

@@ -90,6 +90,9 @@ pub struct XdpSpec {
     pub queues: u16,
     /// Whether a device may be taken that holds an address or a default route.
     pub take_parent: bool,
+    /// Whether the link is for untagged frames to addresses that the device is told. It is then not made
+    /// promiscuous, and may take the tags out of frames if it drops those that it does not know.
+    pub sheltered: bool,
 }
 
 /// A TAP or MACVTAP device that somebody else has opened and set up. What is named here is checked,
@@ -149,6 +152,8 @@ pub struct Facts {
     pub mtu: u16,
     /// Whether the kernel segments UDP for us.
     pub uso: bool,
+    /// Whether the kernel hands over frames for a driver that runs no XDP programs.
+    pub generic: bool,
 }
 
 impl Facts {
@@ -189,10 +194,10 @@ impl Created {
             Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
             Self::Xdp(taken) => taken.undo(),
             Self::Function(held, over) => {
-                if let Some(over) = over {
-                    over.remove()?;
-                }
-                held.let_go()
+                // One that stays is no reason to keep the other.
+                let removed = over.as_ref().map_or(Ok(()), |over| over.remove());
+                let let_go = held.let_go();
+                removed.and(let_go)
             }
         }
     }
@@ -290,7 +295,11 @@ impl Spec {
                 now == *next
             }
             (Spec::Xdp(now), Spec::Xdp(next)) => {
-                now.device == next.device && now.queues == next.queues
+                let now = XdpSpec {
+                    take_parent: next.take_parent,
+                    ..now.clone()
+                };
+                now == *next
             }
             (Spec::Sriov(now), Spec::Sriov(next)) => {
                 let now = SriovSpec {

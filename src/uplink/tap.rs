@@ -128,5 +128,6 @@ async fn set_up_device(client: &Client, spec: &TapSpec, uso: bool) -> Result<Fac
         mac: device.mac,
         mtu: device.mtu(),
         uso,
+        generic: false,
     })
 }

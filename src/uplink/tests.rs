@@ -69,6 +69,26 @@ fn send_on(queue: &LinkQueue, vnet: VnetHeader, frame: &[u8]) -> io::Result<()> 
     Ok(())
 }
 
+/// 64 flows from `wire` all arrive at `link`, and by more than one of its queues.
+fn flows_spread(wire: &Link, link: &Link) {
+    for port in 0..64 {
+        let packet = Packet::new(false, true, 100);
+        let mut frame = packet.partial();
+        frame[34] = port;
+        send(wire, packet.needs_csum(), &frame);
+    }
+    let counts: Vec<_> = link
+        .queues()
+        .iter()
+        .map(|queue| receive_all(queue, 0).len())
+        .collect();
+    assert_eq!(counts.iter().sum::<usize>(), 64, "{counts:?}");
+    assert!(
+        counts.iter().filter(|count| **count > 0).count() > 1,
+        "{counts:?}"
+    );
+}
+
 /// The frames of these tests that arrive until `count` are there or nothing comes for a while;
 /// those of the kernel are left out.
 fn receive_all(queue: &LinkQueue, count: usize) -> Vec<(VnetHeader, Vec<u8>)> {

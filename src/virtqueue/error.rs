@@ -382,9 +382,10 @@ pub enum RingError {
         /// Length of the header.
         expected: usize,
     },
-    /// The call descriptor made a worker wait, and it had to be woken.
+    /// The call or the error descriptor made a worker wait, and it had to be woken.
     #[error(
-        "its call descriptor blocks: the front end has taken O_NONBLOCK away and left the counter full"
+        "its call or error descriptor blocks: the front end has taken O_NONBLOCK away and left the counter \
+         full"
     )]
     CallBlocks,
 }

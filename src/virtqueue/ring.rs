@@ -166,6 +166,8 @@ pub(super) struct Window {
     pub memory: Arc<GuestMemory>,
     pub log: Option<Arc<DirtyLog>>,
     call: Option<Arc<EventFd>>,
+    /// How many windows the ring had before this one.
+    generation: u64,
 }
 
 // SAFETY: the pointers inside lead into `memory`, which the window keeps alive and which belongs to
@@ -218,6 +220,7 @@ impl Window {
             memory,
             log,
             call: config.call.clone(),
+            generation: 0,
         })
     }
 
@@ -245,7 +248,9 @@ impl Window {
                 });
             }
         }
-        Window::new(config, memory, log, self.writes)
+        let mut window = Window::new(config, memory, log, self.writes)?;
+        window.generation = self.generation + 1;
+        Ok(window)
     }
 
     /// Whether the memory or the log was cut off while in use.
@@ -303,6 +308,10 @@ pub(super) struct Progress {
     /// Call once whatever the guest asked for: a call may have been lost with the previous
     /// descriptor, or with the daemon that ran before.
     owed: AtomicBool,
+    /// The newest window's.
+    generation: AtomicU64,
+    /// A call has made a worker wait, which must not happen to the others that have frames for the ring.
+    blocks: AtomicBool,
 }
 
 impl Progress {
@@ -311,6 +320,8 @@ impl Progress {
             published: AtomicU64::new(start),
             signalled: AtomicU64::new(start),
             owed: AtomicBool::new(true),
+            generation: AtomicU64::new(0),
+            blocks: AtomicBool::new(false),
         }
     }
 
@@ -321,13 +332,26 @@ impl Progress {
         self.published.store(published + slots, Ordering::Release);
     }
 
-    pub fn owe_call(&self) {
-        self.owed.store(true, Ordering::Relaxed);
+    /// From now on calls go by this window, and one is owed.
+    pub fn succeed(&self, window: &Window) {
+        self.generation.store(window.generation, Ordering::Relaxed);
+        self.owed.store(true, Ordering::Release);
     }
 
     /// Calls the guest if something was published since the last time and it wants to know; whether it did.
     #[inline]
     pub fn notify(&self, window: &Window) -> Result<bool, RingError> {
+        let called = self.call(window);
+        // Workers use an old window until they take the newest snapshot, and its call may reach nobody.
+        // Either the acquiring operations of `call` have seen the new one, or what is owed to it came later.
+        if self.generation.load(Ordering::Relaxed) != window.generation {
+            self.owed.store(true, Ordering::Relaxed);
+        }
+        called
+    }
+
+    #[inline]
+    fn call(&self, window: &Window) -> Result<bool, RingError> {
         let published = self.published.load(Ordering::Acquire);
         let owed = self.owed.load(Ordering::Relaxed);
         if published == self.signalled.load(Ordering::Relaxed) && !owed {
@@ -340,12 +364,14 @@ impl Progress {
         let signalled = self.signalled.fetch_max(published, Ordering::AcqRel);
         let news = signalled < published
             && with_format!(&window.layout, f => f.wants_call(signalled, published));
-        let owed = owed && self.owed.swap(false, Ordering::Relaxed);
+        let owed = owed && self.owed.swap(false, Ordering::Acquire);
         match &window.call {
+            Some(_) if self.blocks.load(Ordering::Relaxed) => Err(RingError::CallBlocks),
             Some(call) if news || owed => match eventfd::signal(call) {
                 Ok(()) => Ok(true),
                 // Only a call that waits can be interrupted.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.blocks.store(true, Ordering::Relaxed);
                     Err(RingError::CallBlocks)
                 }
                 // A full counter is as good as a call, and there is nobody else to tell.

@@ -109,7 +109,7 @@ impl RxRing {
         log: Option<Arc<DirtyLog>>,
     ) -> Result<RxRing, RingError> {
         let window = self.window.successor(config, memory, log)?;
-        self.shared.progress.owe_call();
+        self.shared.progress.succeed(&window);
         Ok(RxRing {
             window,
             shared: Arc::clone(&self.shared),
@@ -405,11 +405,6 @@ impl RxRing {
     pub fn base(&self) -> u32 {
         let state = self.shared.state.lock();
         self.window.base(state.next.spot, state.used)
-    }
-
-    /// The available index to go on at: [`base`](Self::base) of a split ring.
-    pub fn next_avail(&self) -> u16 {
-        self.base() as u16
     }
 
     /// Calls the guest if something was published since the last time and it wants to know; true if

@@ -137,7 +137,7 @@ impl TxRing {
         log: Option<Arc<DirtyLog>>,
     ) -> Result<TxRing, RingError> {
         let window = self.window.successor(config, memory, log)?;
-        self.shared.progress.owe_call();
+        self.shared.progress.succeed(&window);
         Ok(TxRing {
             window,
             shared: Arc::clone(&self.shared),
@@ -163,11 +163,6 @@ impl TxRing {
     pub fn base(&self) -> u32 {
         let state = self.shared.state.lock();
         self.window.base(state.head.spot, state.used)
-    }
-
-    /// The available index to go on at: [`base`](Self::base) of a split ring.
-    pub fn next_avail(&self) -> u16 {
-        self.base() as u16
     }
 
     /// Calls the guest if something was given back since the last time and it wants to know; true

@@ -84,7 +84,10 @@ impl Path {
         let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
-            Ok(0) => return Turn::Idle,
+            // A guest that has filled its ring says nothing more before the call that is owed to it.
+            Ok(0) => {
+                return call_guest(&queue.ring, counts).map_or_else(Turn::Failed, |()| Turn::Idle);
+            }
             Ok(taken) => taken,
             Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
         };
@@ -183,16 +186,23 @@ impl Path {
 /// Calls the guest if it wants to know that `consumed` chains came back, and looks whether its memory is
 /// still there.
 fn end_turn(ring: &TxRing, consumed: usize, counts: Counts<'_>) -> Turn {
-    if consumed > 0 {
-        match ring.notify() {
-            Ok(called) => counts.port.calls(called.into()),
-            Err(error) => return Turn::Failed(Fault::Ring(error)),
-        }
+    if consumed > 0
+        && let Err(fault) = call_guest(ring, counts)
+    {
+        return Turn::Failed(fault);
     }
     if ring.poisoned() {
         return Turn::Failed(Fault::Memory);
     }
     Turn::Busy
+}
+
+/// Calls the guest if it wants to know, or is owed a call.
+#[inline]
+fn call_guest(ring: &TxRing, counts: Counts<'_>) -> Result<(), Fault> {
+    let called = ring.notify().map_err(Fault::Ring)?;
+    counts.port.calls(called.into());
+    Ok(())
 }
 
 /// Makes the next slice of the copies of a flood.

@@ -7,6 +7,7 @@
 //! cost, however many cold ones there are.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use super::straight::Sizes;
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::eventfd;
 use crate::sys::poller::Poller;
+use crate::virtqueue::RingError;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
 const ASK_EVERY_NS: u64 = 20_000;
@@ -219,20 +221,24 @@ impl Worker {
 
     /// Tells the daemon and the front end once that a port is broken; it will be gone from the next
     /// snapshot.
-    fn report(&mut self, port: PortId, error: Fault) {
+    fn report(&mut self, port: PortId, mut error: Fault) {
         if !self.reported.contains(&port) {
             self.reported.push(port);
             let rings = self
                 .snapshot
                 .port(port)
                 .and_then(|port| port.attachment.rings());
-            for error in rings
-                .iter()
-                .flat_map(|rings| &rings.tx)
-                .filter_map(|queue| queue.error.as_ref())
-            {
-                // Only a full counter can refuse, and then the front end knows already.
-                let _ = eventfd::signal(error);
+            let told = rings.iter().flat_map(|rings| &rings.tx);
+            for event in told.filter_map(|queue| queue.error.as_ref()) {
+                match eventfd::signal(event) {
+                    // As a call that waits; there may be more of them.
+                    Err(blocked) if blocked.kind() == ErrorKind::Interrupted => {
+                        error = Fault::Ring(RingError::CallBlocks);
+                        break;
+                    }
+                    // Any other that is refused is full, and then the front end knows already.
+                    _ => {}
+                }
             }
             (self.shared.events)(Event::Failed { port, error });
         }

@@ -1,9 +1,9 @@
 //! Looks after workers that wait where they must not.
 //!
-//! A worker waits for work and for nothing else. One thing can stop it all the same: a call descriptor is
-//! shared with its front end, which can make it blocking again and fill its counter, and no write to an
+//! A worker waits for work and for nothing else. One thing can stop it all the same: a call or error descriptor
+//! is shared with its front end, which can make it blocking again and fill its counter, and no write to an
 //! eventfd can be told not to wait. So a thread looks whether workers that are awake get on, and interrupts
-//! one that does not: the write fails, and only the port whose call it was is stopped. A worker that is merely
+//! one that does not: the write fails, and only the port whose descriptor it was is stopped. A worker that is merely
 //! slow, or not scheduled, does not notice.
 
 use std::io;
@@ -17,9 +17,10 @@ use crossbeam_utils::CachePadded;
 use super::Shared;
 use crate::sys::interrupt::{self, Interruptible};
 
-/// How long a worker may be stopped: twice this at most.
+/// How long a worker may be stopped: twice this at most, while any is awake.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// The same while all workers sleep, for the sake of an idle machine.
+/// The same while all workers sleep, for the sake of an idle machine: one that wakes then may be stopped for so
+/// much longer.
 const LOOK_SELDOM: Duration = Duration::from_millis(50);
 
 /// How often each worker has been round.

@@ -3,6 +3,9 @@
 use std::io::Read;
 use std::os::fd::AsRawFd;
 
+use vhost::vhost_user::message::FrontendReq;
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::support::guest::MODERN;
 use crate::support::ring::{Desc, INDIRECT, NEXT, RawRing, WRITE, desc};
 use crate::support::{Guest, GuestOptions, eth, eventually, mac};
@@ -196,17 +199,43 @@ fn make_blocking(fd: &impl AsRawFd) {
     }
 }
 
+/// Fills a counter, so that a write to it waits.
+fn block(event: &EventFd) {
+    while event.write(u64::MAX - 1).is_err() {
+        event.read().unwrap();
+    }
+    make_blocking(event);
+}
+
 #[test]
 fn a_call_that_blocks_costs_the_port_its_front_end_and_nobody_else_anything() {
     let mut scene = Scene::new();
     let mark = scene.evb.log_mark();
     let villain = scene.guest(GuestOptions::default());
-    let call = villain.rx[0].call_fd();
-    while call.write(u64::MAX - 1).is_err() {
-        call.read().unwrap();
-    }
-    make_blocking(call);
+    block(villain.rx[0].call_fd());
     scene.broadcast(1);
+    expelled(scene, mark, villain);
+}
+
+#[test]
+fn an_error_descriptor_that_blocks_costs_the_same() {
+    let scene = Scene::new();
+    let mark = scene.evb.log_mark();
+    let mut villain = scene.guest(GuestOptions::default());
+    let error = EventFd::new(0).unwrap();
+    let handed = Some(error.as_raw_fd());
+    let front_end = &mut villain.front_end;
+    let request = FrontendReq::SET_VRING_ERR;
+    front_end.set_vring_fd(request, 1, handed).unwrap();
+    // A question that has an answer: the descriptor is in use.
+    front_end.get_features().unwrap();
+    block(&error);
+    RawRing::new(&villain.memory, villain.tx[0].layout()).offer(128);
+    villain.tx[0].kick_fd().write(1).unwrap();
+    expelled(scene, mark, villain);
+}
+
+fn expelled(mut scene: Scene, mark: usize, villain: Guest) {
     scene.evb.expect_complaint(mark, "p2", &["call", "blocks"]);
     scene.others_go_on();
     assert_eq!(villain.front_end.stream().read(&mut [0; 1]).unwrap(), 0);

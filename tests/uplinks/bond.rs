@@ -3,7 +3,7 @@
 
 use crate::support::guest::hex;
 use crate::support::netns::{in_namespace, ip, veth};
-use crate::support::{LIMIT, Net, Wire, eth, mac};
+use crate::support::{LIMIT, Net, Wire, eth, eventually, mac};
 use crate::{arrived, config, expect_state, links, start};
 
 const OUTSIDE: u16 = 600;
@@ -115,7 +115,10 @@ fn a_bond_starts_with_what_is_there_and_takes_what_comes() {
         let mark = net.evb.log_mark();
         ip("link delete va");
         net.evb.expect_log(mark, &["port up", "b carries"]);
-        assert_eq!(links(&net.evb, "up")[0]["present"], false);
+        // It loses its carrier first.
+        eventually("link a is gone", || {
+            (links(&net.evb, "up")[0]["present"] == false).then_some(())
+        });
         net.evb.stop();
     });
 }

@@ -1,6 +1,7 @@
 //! Devices that lose their carrier, change, go and come back, while the daemon runs.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use evb::sys::ethtool::Ethtool;
@@ -134,6 +135,23 @@ fn a_host_port_is_made_again_when_somebody_removes_it() {
         expect_state(&net.evb, "host", "running");
         net.evb.stop();
         assert!(!exists("evb0"));
+    });
+}
+
+#[test]
+fn a_host_port_comes_back_also_when_it_is_removed_again_while_it_is_made() {
+    in_namespace(|| {
+        let port = "[[port]]\nname = \"host\"\nrelay = \"r\"\ntap = { name = \"evb0\" }\n";
+        let net = start(&config(&[("p", "")], port), &["host"]);
+        for _ in 0..30 {
+            let made = || Path::new("/sys/class/net/evb0").exists().then_some(());
+            eventually("made", made);
+            // The daemon may have given it up by itself.
+            let delete = ["link", "delete", "evb0"];
+            Command::new("ip").args(delete).output().unwrap();
+        }
+        expect_state(&net.evb, "host", "running");
+        net.evb.stop();
     });
 }
 
@@ -305,6 +323,8 @@ fn a_reload_opens_what_is_new_and_leaves_what_is_not() {
         let (code, text) = net.reload_command();
         assert_ne!(code, Some(0));
         assert!(text.contains("vx is not one of the devices"), "{text}");
+        // The file is right, and to be started with.
+        assert!(!text.contains("mend the file"), "{text}");
         works(&mut net, &mut Wire::new("vb"), 6);
         net.evb.stop();
         assert!(!exists("evb-up"));

@@ -9,7 +9,7 @@ use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSli
 
 use crate::support::netns::{Elsewhere, in_namespace, ip, veth};
 use crate::support::{BROADCAST, LIMIT, eth, mac};
-use crate::{config, expect_state, start, uplink};
+use crate::{config, expect_state, links, start, uplink};
 
 const HOST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
 const HOST: &str = "[[port]]\nname = \"host\"\nrelay = \"r\"\n\
@@ -168,6 +168,7 @@ fn tcp_crosses_an_uplink_without_offloads() {
         ip("link set br0 up");
         let more = format!("{HOST}\n{}", uplink("af_xdp = { dev = \"va\" }"));
         let net = start(&config(&[("p", "")], &more), &["host", "up"]);
+        assert_eq!(links(&net.evb, "up")[0]["mode"], "copy");
         ip("address add 10.0.0.1/24 dev evb0");
         transfer(&elsewhere);
         net.evb.stop();

@@ -101,6 +101,7 @@ fn each_device_is_wanted_once_and_as_written() {
                 device: "eth4".into(),
                 queues: 2,
                 take_parent: true,
+                sheltered: false,
             }),
         ),
     ];

@@ -9,7 +9,8 @@ use crate::privileged::{Error, LinkRefusal, Privileged};
 use crate::sys::ethtool;
 use crate::uplink::testing::{exists, in_namespace, ip};
 use crate::uplink::{
-    Kind, LinkError, MacvtapMode, MacvtapSpec, PacketSpec, RECEIVE_BUFFER, Spec, TapSpec, XdpSpec,
+    Kind, LinkError, MacvtapMode, MacvtapSpec, PacketSpec, RECEIVE_BUFFER, Spec, TapSpec, XdpMode,
+    XdpSpec,
 };
 use crate::virtqueue::Gather;
 
@@ -55,6 +56,7 @@ fn xdp() -> Spec {
         device: "va".to_owned(),
         queues: 1,
         take_parent: false,
+        sheltered: false,
     })
 }
 
@@ -276,7 +278,7 @@ fn a_device_of_sockets_is_as_before_on_request_or_with_the_helper() {
         let privileged = spawn();
         for _ in 0..2 {
             let link = privileged.open_link(&xdp()).unwrap();
-            assert_eq!(link.is_zero_copy(), Some(false));
+            assert_eq!(link.xdp_mode(), Some(XdpMode::Copy));
             assert_ne!([features("va"), features("vb")], before);
             privileged.remove_link(&link).unwrap();
             assert_eq!([features("va"), features("vb")], before);

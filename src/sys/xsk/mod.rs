@@ -12,11 +12,13 @@ mod ring;
 
 use std::io;
 use std::mem::{self, size_of};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
 use libc::{c_int, socklen_t};
+
+use super::call::{check, raw, set};
 
 pub use memory::{Mapping, file};
 pub use queue::{Rx, SendError, Tx, start};
@@ -104,14 +106,25 @@ fn offsets(socket: &impl AsFd) -> io::Result<libc::xdp_mmap_offsets> {
     Ok(offsets)
 }
 
-/// Binds `socket` to a queue of device number `ifindex`, without copies where the driver can do that;
-/// whether it can.
-fn bind(socket: &impl AsFd, ifindex: u32, queue: u32) -> io::Result<bool> {
+/// The receive queue of a device to which a socket is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the device.
+    pub ifindex: u32,
+    /// Number of the queue.
+    pub queue: u32,
+    /// The kernel hands over copies, also where the driver could do without.
+    pub copies: bool,
+}
+
+/// Binds `socket`, without copies where the driver can do that and nobody wants them; whether it can.
+fn bind(socket: &impl AsFd, place: Place) -> io::Result<bool> {
+    let copies = if place.copies { libc::XDP_COPY } else { 0 };
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: libc::XDP_USE_NEED_WAKEUP,
-        sxdp_ifindex: ifindex,
-        sxdp_queue_id: queue,
+        sxdp_flags: libc::XDP_USE_NEED_WAKEUP | copies,
+        sxdp_ifindex: place.ifindex,
+        sxdp_queue_id: place.queue,
         sxdp_shared_umem_fd: 0,
     };
     let bind = || {
@@ -138,19 +151,6 @@ fn bind(socket: &impl AsFd, ifindex: u32, queue: u32) -> io::Result<bool> {
     Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
-fn set<T>(socket: &impl AsFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads at most the size given, which is that of the value borrowed.
-    check(unsafe {
-        libc::setsockopt(
-            raw(socket),
-            level,
-            option,
-            (&raw const *value).cast(),
-            size_of::<T>() as socklen_t,
-        )
-    })
-}
-
 /// `T` must be what the option is: plain numbers.
 fn get<T>(socket: &impl AsFd, option: c_int, value: &mut T) -> io::Result<()> {
     let mut len = size_of::<T>() as socklen_t;
@@ -164,16 +164,4 @@ fn get<T>(socket: &impl AsFd, option: c_int, value: &mut T) -> io::Result<()> {
             &raw mut len,
         )
     })
-}
-
-fn raw(socket: &impl AsFd) -> c_int {
-    socket.as_fd().as_raw_fd()
-}
-
-fn check(rc: c_int) -> io::Result<()> {
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }

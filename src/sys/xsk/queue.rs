@@ -13,7 +13,7 @@ use libc::{off_t, xdp_desc};
 
 use super::memory::Mapping;
 use super::ring::{Consumer, Producer};
-use super::{Layout, bind, offsets};
+use super::{Layout, Place, bind, offsets};
 
 /// Kicks for one publication at most; each makes the kernel take up to 32 frames.
 const KICKS: usize = 64;
@@ -47,7 +47,7 @@ impl Shared {
 }
 
 /// Maps the rings of `socket`, whose memory is `memory`, gives the kernel the chunks for receiving, and binds
-/// to a queue of device number `ifindex`. Returns also whether frames are not copied in the kernel.
+/// to `place`. Returns also whether frames are not copied in the kernel.
 ///
 /// # Errors
 ///
@@ -57,7 +57,7 @@ pub fn start(
     socket: Arc<OwnedFd>,
     memory: Mapping,
     layout: Layout,
-    (ifindex, queue): (u32, u32),
+    place: Place,
 ) -> io::Result<(Rx, Tx, bool)> {
     let at = offsets(&socket)?;
     let page = |offset: u64| off_t::try_from(offset).map_err(io::Error::other);
@@ -72,7 +72,7 @@ pub fn start(
         fill.push(chunk);
     }
     fill.publish();
-    let zero_copy = bind(&socket, ifindex, queue)?;
+    let zero_copy = bind(&socket, place)?;
     let shared = Arc::new(Shared {
         socket,
         memory,

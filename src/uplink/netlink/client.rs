@@ -50,6 +50,8 @@ pub struct Device {
     pub ifindex: u32,
     /// Its driver, for devices that are made by request.
     pub kind: Option<String>,
+    /// The bus on which it is; none for one that is software, and before Linux 5.14.
+    pub bus: Option<String>,
     /// Whether it is switched on.
     pub up: bool,
     /// Whether it carries Ethernet frames.
@@ -102,6 +104,7 @@ impl Device {
                 LinkAttribute::Address(address) => {
                     device.mac = address.try_into().unwrap_or_default();
                 }
+                LinkAttribute::ParentDevBusName(bus) => device.bus = Some(bus),
                 LinkAttribute::LinkInfo(infos) => device.take_info(infos),
                 _ => {}
             }
@@ -201,6 +204,20 @@ impl Client {
         self.find(name).await?.ok_or_else(|| LinkError::Missing {
             device: name.to_owned(),
         })
+    }
+
+    /// Whether a VLAN device is made on a device.
+    pub async fn has_vlans(&self, ifindex: u32) -> Result<bool, LinkError> {
+        let mut all = self.handle.link().get().execute();
+        let failed = |error| LinkError::admin("listing devices", &errno(&error));
+        while let Some(message) = all.try_next().await.map_err(failed)? {
+            let device = Device::from_message(message);
+            let is_here = device.lower == Some(ifindex) && !device.lower_elsewhere;
+            if is_here && device.kind.as_deref() == Some("vlan") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Changes a device.

@@ -114,7 +114,7 @@ fn set_mac(
             mac,
             ..FunctionSettings::default()
         };
-        settings::apply(host, pf, function.number, &wanted)?;
+        settings::apply(host, pf, function.number, &wanted, 0)?;
     }
     Ok(())
 }

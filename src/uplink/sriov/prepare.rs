@@ -14,8 +14,8 @@ use crate::uplink::netlink::{Device, Settings};
 
 /// How many times a device that a driver is making is looked for.
 const PATIENCE: u32 = 100;
-/// How many times a link that goes down while functions are made is looked for.
-const LINK_PATIENCE: u32 = 250;
+/// How many times a setting is tried on a NIC that may have no link because functions were just made.
+const LINK_PATIENCE: u32 = 500;
 
 /// A virtual function that can be used.
 pub struct Ready {
@@ -27,7 +27,7 @@ pub struct Ready {
 
 /// Makes, checks and sets up the virtual function; its network device is switched on.
 pub fn prepare(host: &impl Host, spec: &SriovSpec) -> Result<Ready, LinkError> {
-    let pf = physical(host, spec)?;
+    let (pf, patience) = physical(host, spec)?;
     let vf = pf.function(spec.vf)?;
     let lock = lock(host.sysfs(), &vf.address)?.ok_or_else(|| SriovError::InUse {
         pf: spec.pf.clone(),
@@ -44,7 +44,7 @@ pub fn prepare(host: &impl Host, spec: &SriovSpec) -> Result<Ready, LinkError> {
         }
     }
     let wanted = wanted(spec);
-    let state = settings::apply(host, &pf, spec.vf, &wanted)?;
+    let state = settings::apply(host, &pf, spec.vf, &wanted, patience)?;
     let (name, device) = align(host, spec, vf, (name, device), &wanted)?;
     match state {
         Some(state) => settings::check(&pf, spec.vf, &state, device.mac, &spec.serves)?,
@@ -72,12 +72,15 @@ pub fn prepare(host: &impl Host, spec: &SriovSpec) -> Result<Ready, LinkError> {
     Ok(Ready { device: name, held })
 }
 
-/// The physical function, with its virtual ones made where that is wanted.
-fn physical(host: &impl Host, spec: &SriovSpec) -> Result<PhysicalFunction, LinkError> {
+/// The physical function, with its virtual ones made where that is wanted, and how many times it may refuse a
+/// setting for want of a link.
+fn physical(host: &impl Host, spec: &SriovSpec) -> Result<(PhysicalFunction, u32), LinkError> {
     let pf = host.sysfs().physical_function(&spec.pf)?;
     let Some(wanted) = spec.create.filter(|_| pf.made == 0) else {
-        return Ok(pf);
+        return Ok((pf, 0));
     };
+    // Many drivers reset the NIC when they make functions, and some settings need its link. A carrier says
+    // nothing for a while: it may be the one of before, or go once more.
     let had_carrier = host.sysfs().has_carrier(&spec.pf);
     let file = host.sysfs().directory(&pf.address).join("sriov_numvfs");
     host.write(&file, &wanted.to_string())
@@ -88,14 +91,8 @@ fn physical(host: &impl Host, spec: &SriovSpec) -> Result<PhysicalFunction, Link
             errno: errno_of(&error),
         })?;
     log::info!("{}: {wanted} virtual functions made", spec.pf);
-    // Many drivers reset the NIC, and some settings need its link.
-    for _ in 0..LINK_PATIENCE {
-        if !had_carrier || host.sysfs().has_carrier(&spec.pf) {
-            break;
-        }
-        host.pause();
-    }
-    host.sysfs().physical_function(&spec.pf)
+    let patience = if had_carrier { LINK_PATIENCE } else { 0 };
+    Ok((host.sysfs().physical_function(&spec.pf)?, patience))
 }
 
 /// The function's network device, once its driver has made it.

@@ -1,18 +1,22 @@
 //! Settings of a virtual function: made by the physical one, read back, and held against what goes
 //! over the link.
 
+use std::io;
+
 use super::error::{SriovError, errno_of};
 use super::host::Host;
 use super::spec::{FunctionSettings, FunctionState, Serves, Setting};
 use super::sysfs::PhysicalFunction;
 use crate::uplink::error::LinkError;
 
-/// Has what differs set, and finds out what the driver made of it: `None` if it does not tell.
+/// Has what differs set, and finds out what the driver made of it: `None` if it does not tell. What it refuses
+/// and a link would mend is tried again, up to `patience` times in all.
 pub fn apply(
     host: &impl Host,
     pf: &PhysicalFunction,
     vf: u16,
     wanted: &FunctionSettings,
+    mut patience: u32,
 ) -> Result<Option<FunctionState>, LinkError> {
     let before = host.state(pf.name(), vf)?;
     let mut changed = false;
@@ -21,7 +25,7 @@ pub fn apply(
         if before.is_some_and(|state| state.has(setting)) {
             continue;
         }
-        set(host, pf, vf, setting)?;
+        set(host, pf, vf, setting, &mut patience)?;
         changed = true;
     }
     if !changed {
@@ -47,8 +51,23 @@ fn set(
     pf: &PhysicalFunction,
     vf: u16,
     setting: Setting,
+    patience: &mut u32,
 ) -> Result<(), LinkError> {
-    host.set(pf.name(), vf, setting).map_err(|error| {
+    let before = *patience;
+    let mut done = host.set(pf.name(), vf, setting);
+    while *patience > 0 && done.as_ref().is_err_and(needs_link) {
+        *patience -= 1;
+        host.pause();
+        done = host.set(pf.name(), vf, setting);
+    }
+    if done.is_ok() && *patience < before {
+        let tries = before - *patience;
+        log::info!(
+            "{} took `{setting}` for VF {vf} after {tries} refusals: its link is back",
+            pf.name()
+        );
+    }
+    done.map_err(|error| {
         if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
             let call = format!("`ip link set dev {} vf {vf} {setting}`", pf.name());
             return LinkError::admin(call, &error);
@@ -62,6 +81,14 @@ fn set(
         }
         .into()
     })
+}
+
+/// Whether a driver may have refused a setting because its NIC has no link yet.
+fn needs_link(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EAGAIN | libc::EBUSY | libc::ENETDOWN)
+    )
 }
 
 /// Whether the NIC lets through what goes over the link. An untrusted function serves one address,

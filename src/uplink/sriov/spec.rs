@@ -124,6 +124,7 @@ impl SriovSpec {
                 device: device.to_owned(),
                 queues: self.queues,
                 take_parent: self.take_parent,
+                sheltered: !self.serves.open && !self.serves.tagged,
             }),
         }
     }

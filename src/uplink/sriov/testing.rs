@@ -42,8 +42,12 @@ pub(crate) struct Inner {
     /// Whether the address of a running device can be changed.
     pub fixed_addresses: bool,
     pub occupied: Occupied,
-    /// How many times something was waited for; the NIC has a link after that.
+    /// How many times something was waited for.
     pub pauses: u32,
+    /// How many times after functions were made one has to wait for a link, without which there is no rate.
+    pub reset: u32,
+    /// How many of these are left.
+    pub linkless: u32,
     /// Whether the driver filters VLANs.
     pub filters_vlans: bool,
     /// The IOMMU group that a virtual machine uses.
@@ -218,9 +222,9 @@ impl Host for Machine {
         let asked = format!("{} < {}", short.trim_start_matches("bus/pci/"), text.trim());
         self.inner.borrow_mut().asked.push(asked);
         if short.ends_with("sriov_numvfs") {
-            let carrier = self.path("class/net/eth1/carrier");
-            if carrier.exists() {
-                fs::write(carrier, "0\n")?;
+            {
+                let mut inner = self.inner.borrow_mut();
+                inner.linkless = inner.reset;
             }
             self.make_functions(text.parse().unwrap());
         } else if short.ends_with("driver/unbind") {
@@ -248,6 +252,9 @@ impl Host for Machine {
         let word = setting.word();
         if let Some((_, errno)) = inner.refused.iter().find(|(refused, _)| *refused == word) {
             return Err(refusal(*errno));
+        }
+        if word == "rate" && inner.linkless > 0 {
+            return Err(refusal(libc::EINVAL));
         }
         inner.asked.push(format!("{pf} vf {vf} {setting}"));
         if inner.ignored.contains(&word) {
@@ -312,7 +319,8 @@ impl Host for Machine {
     }
 
     fn pause(&self) {
-        self.inner.borrow_mut().pauses += 1;
-        self.file("class/net/eth1/carrier", "1\n");
+        let mut inner = self.inner.borrow_mut();
+        inner.pauses += 1;
+        inner.linkless = inner.linkless.saturating_sub(1);
     }
 }

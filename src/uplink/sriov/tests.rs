@@ -1,6 +1,7 @@
 //! Virtual functions of a machine made of files, and everything that can stand against them.
 
 mod handover;
+mod making;
 
 use std::fs;
 
@@ -374,51 +375,6 @@ fn a_function_out_of_range_is_refused() {
     let last = "there is no VF 7: eth1 can have 7; choose one of 0 to 6";
     assert_eq!(range(2, 7), last);
     assert_eq!(range(0, 7), last);
-}
-
-#[test]
-fn functions_are_made_where_there_are_none() {
-    let machine = Machine::new();
-    let spec = SriovSpec {
-        create: Some(4),
-        ..spec()
-    };
-    drop(prepare(&machine, &spec).unwrap());
-    assert_eq!(machine.asked()[0], format!("devices/{PF}/sriov_numvfs < 4"));
-    drop(prepare(&machine, &spec).unwrap());
-    assert_eq!(machine.asked(), ["eth1v1 up true silent true"]);
-    assert_eq!(machine.inner.borrow().pauses, 0);
-
-    let machine = Machine::new();
-    machine.file("class/net/eth1/carrier", "1\n");
-    drop(prepare(&machine, &spec).unwrap());
-    assert_eq!(machine.inner.borrow().pauses, 1);
-
-    for (errno, remedy) in [
-        (libc::ERANGE, "ask for 7 at most"),
-        (libc::EACCES, "run it as root"),
-        (
-            libc::EROFS,
-            "sysfs is mounted read-only here: run it on the host, or give the container a writable one",
-        ),
-        (
-            libc::ENOMEM,
-            "ask for fewer, or start Linux with `pci=realloc,assign-busses`",
-        ),
-        (
-            libc::ENOENT,
-            "its driver makes none: look for an option of the driver's module, such as `max_vfs`",
-        ),
-    ] {
-        let machine = Machine::new();
-        machine.inner.borrow_mut().refused = vec![("sriov_numvfs", errno)];
-        let text = refusal(&machine, &spec);
-        assert!(
-            text.starts_with("eth1 cannot have 4 virtual functions: "),
-            "{text}"
-        );
-        assert!(text.ends_with(&format!("; {remedy}")), "{text}");
-    }
 }
 
 #[test]

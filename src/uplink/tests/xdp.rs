@@ -1,17 +1,20 @@
 //! `AF_XDP` sockets, on pairs of virtual devices, whose driver copies.
 
+mod generic;
+
 use super::*;
 use crate::frame::checksum::complete_checksum;
 use crate::frame::offloads::Offloads;
 use crate::sys::ethtool::{Ethtool, Feature};
 use crate::sys::poller::Poller;
-use crate::uplink::{Created, Inbox, Kind, XdpSpec};
+use crate::uplink::{Created, Inbox, Kind, XdpMode, XdpSpec};
 
 fn spec(device: &str, queues: u16) -> Spec {
     Spec::Xdp(XdpSpec {
         device: device.to_owned(),
         queues,
         take_parent: false,
+        sheltered: false,
     })
 }
 
@@ -61,7 +64,7 @@ fn frames_cross_byte_for_byte() {
         assert_eq!(here.kind(), Kind::Xdp);
         assert_eq!((here.name(), here.mtu()), ("va", 1500));
         assert_eq!(here.accepts(), Offloads::NONE);
-        assert_eq!(here.is_zero_copy(), Some(false));
+        assert_eq!(here.xdp_mode(), Some(XdpMode::Copy));
         let there = wire("vb");
         for tags in 0..3 {
             for len in [0, 1, 100, 1000, 1452] {
@@ -310,6 +313,7 @@ fn a_device_that_cannot_be_used_is_told_with_the_reason() {
             device: "va".to_owned(),
             queues: 1,
             take_parent: true,
+            sheltered: false,
         };
         link(&Spec::Xdp(taken));
     });

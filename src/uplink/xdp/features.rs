@@ -6,12 +6,13 @@ use crate::sys::ethtool::{Ethtool, Feature, name_of};
 use crate::uplink::error::LinkError;
 
 /// What a device must not do with the frames that it receives: take the tag out, or make one of several.
-pub const RECEIVING: [&str; 4] = [
-    "rx-vlan-hw-parse",
-    "rx-vlan-stag-hw-parse",
-    "rx-lro",
-    "rx-gro-hw",
-];
+/// GRO in software comes after the driver's programs, and not at all where the kernel runs one.
+pub const RECEIVING: [&str; 4] = [PARSE, PARSE_S, "rx-lro", "rx-gro-hw"];
+const PARSE: &str = "rx-vlan-hw-parse";
+const PARSE_S: &str = "rx-vlan-stag-hw-parse";
+/// Each feature that takes tags out, and the one by which frames with VIDs that the host has not asked for do
+/// not arrive.
+const FILTERS: [(&str, &str); 2] = [(PARSE, "rx-vlan-filter"), (PARSE_S, "rx-vlan-stag-filter")];
 /// What the other device of a pair must not leave undone: the tag, and checksums.
 pub const SENDING: [&str; 4] = [
     "tx-vlan-hw-insert",
@@ -19,6 +20,12 @@ pub const SENDING: [&str; 4] = [
     "tx-checksum-ip-generic",
     "tx-checksum-sctp",
 ];
+
+/// The filter of the tags that a feature takes out of frames.
+fn filter_of(feature: &str) -> Option<&'static str> {
+    let known = FILTERS.iter().find(|(parse, _)| *parse == feature);
+    known.map(|(_, filter)| *filter)
+}
 
 /// Features that were switched off.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +35,29 @@ pub struct SwitchedOff {
 }
 
 impl SwitchedOff {
+    /// Switches those of [`RECEIVING`] off. One that takes tags out of frames may stay on if no tagged frame is
+    /// for us, and if the device filters VLANs: then none arrives.
+    pub fn receiving(ifindex: u32, device: &str, untagged: bool) -> Result<Self, LinkError> {
+        match Self::new(ifindex, device, &RECEIVING) {
+            Err(LinkError::Feature { feature, .. })
+                if untagged && filter_of(&feature).is_some() => {}
+            done => return done,
+        }
+        let features = Ethtool::new()
+            .and_then(|ethtool| ethtool.features(device))
+            .map_err(|error| {
+                LinkError::admin(format!("asking for the features of {device}"), &error)
+            })?;
+        let is_on = |name: &str| {
+            let mut active = features.iter().filter(|feature| feature.active);
+            active.any(|feature| feature.name == name)
+        };
+        let rest = RECEIVING
+            .into_iter()
+            .filter(|name| !filter_of(name).is_some_and(is_on));
+        Self::new(ifindex, device, &rest.collect::<Vec<_>>())
+    }
+
     /// Switches those of `names` off that are on, and makes sure of it.
     pub fn new(ifindex: u32, device: &str, names: &[&str]) -> Result<Self, LinkError> {
         let failed = |error: io::Error| {

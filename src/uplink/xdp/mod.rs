@@ -10,16 +10,17 @@ mod queue;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use self::features::{RECEIVING, SENDING, SwitchedOff};
-pub use self::queue::{Lent, XdpQueue};
+use self::features::{SENDING, SwitchedOff};
+pub use self::queue::{Lent, XdpMode, XdpQueue};
 use super::Opened;
 use super::error::LinkError;
 use super::netlink::{Device, with_client};
 use super::spec::{Created, Facts, Kind, XdpSpec};
 use crate::frame::ethernet::TAG_LEN;
+use crate::sys::bpf::{self, Runner};
 use crate::sys::ethtool::{Ethtool, name_of};
-use crate::sys::xsk::{self, Layout, Mapping};
-use crate::sys::{bpf, packet};
+use crate::sys::packet;
+use crate::sys::xsk::{self, Layout, Mapping, Place};
 
 /// Frames of a queue that can wait to be received, and to be sent.
 const RECEIVE: u32 = 4096;
@@ -28,7 +29,8 @@ const SEND: u32 = 2048;
 const AROUND: u32 = 14 + 2 * TAG_LEN as u8 as u32;
 /// The largest MTU: what a page holds besides what drivers keep for themselves in front and behind.
 const MAX_MTU: u32 = 4096 - xsk::HEADROOM - 320 - AROUND;
-/// Descriptors of a link besides its sockets: their memory, the program's, and promiscuous mode's.
+/// Descriptors of a link besides its sockets: their memory, the program's, and the one by which the device
+/// receives what is for others.
 const COMMON: usize = 3;
 
 /// A device whose frames go to our sockets.
@@ -49,7 +51,12 @@ impl Taken {
 
 /// Opens sockets for the first queues of a device, and lets its driver hand frames to them.
 pub fn open(spec: &XdpSpec) -> Result<Opened, LinkError> {
-    let device = with_client(async |client| {
+    open_by(spec, Runner::Driver)
+}
+
+/// The same with the program run by `runner`, or by the kernel where the driver runs none.
+pub(super) fn open_by(spec: &XdpSpec, runner: Runner) -> Result<Opened, LinkError> {
+    let (device, has_vlans) = with_client(async |client| {
         let device = client.get(&spec.device).await?;
         if !device.ethernet {
             return Err(LinkError::NotEthernet {
@@ -68,14 +75,15 @@ pub fn open(spec: &XdpSpec) -> Result<Opened, LinkError> {
                 return Err(LinkError::Occupied { parent, occupied });
             }
         }
-        Ok(device)
+        let has_vlans = client.has_vlans(device.ifindex).await?;
+        Ok((device, has_vlans))
     })?;
     let peer = peer_of(spec, &device)?;
     let layout = layout(&spec.device, device.mtu)?;
     check_queues(spec)?;
-    let off = switch_off(spec, &device, peer)?;
-    match set_up(spec, &device, layout) {
-        Ok((queues, program)) => Ok(Opened {
+    let off = switch_off(spec, &device, has_vlans, peer)?;
+    match set_up(spec, &device, layout, runner) {
+        Ok((queues, program, runner)) => Ok(Opened {
             facts: Facts {
                 kind: Kind::Xdp,
                 name: spec.device.clone(),
@@ -83,6 +91,7 @@ pub fn open(spec: &XdpSpec) -> Result<Opened, LinkError> {
                 mac: device.mac,
                 mtu: device.mtu(),
                 uso: false,
+                generic: runner == Runner::Kernel,
             },
             created: Some(Created::Xdp(Taken { program, off })),
             queues,
@@ -160,9 +169,11 @@ fn peer_of(spec: &XdpSpec, device: &Device) -> Result<Option<(u32, String)>, Lin
 fn switch_off(
     spec: &XdpSpec,
     device: &Device,
+    has_vlans: bool,
     peer: Option<(u32, String)>,
 ) -> Result<Vec<SwitchedOff>, LinkError> {
-    let receiving = SwitchedOff::new(device.ifindex, &spec.device, &RECEIVING)?;
+    let untagged = spec.sheltered && !has_vlans;
+    let receiving = SwitchedOff::receiving(device.ifindex, &spec.device, untagged)?;
     let Some((ifindex, name)) = peer else {
         return Ok(vec![receiving]);
     };
@@ -175,12 +186,13 @@ fn switch_off(
     }
 }
 
-/// Everything that goes with its descriptors: those for the user, and the program's once more.
+/// Everything that goes with its descriptors: those for the user, and the program's once more, with who runs it.
 fn set_up(
     spec: &XdpSpec,
     device: &Device,
     layout: Layout,
-) -> Result<(Vec<OwnedFd>, OwnedFd), LinkError> {
+    runner: Runner,
+) -> Result<(Vec<OwnedFd>, OwnedFd, Runner), LinkError> {
     let name = &spec.device;
     let opening = |error: io::Error| {
         let call = format!("opening an AF_XDP socket on {name}");
@@ -198,14 +210,50 @@ fn set_up(
         bpf::put_socket(&table, queue.into(), &socket).map_err(loading)?;
         descriptors.push(socket);
     }
-    let promiscuous = packet::open().map_err(opening)?;
-    packet::join_promiscuous(&promiscuous, device.ifindex).map_err(opening)?;
+    let membership = packet::open().map_err(opening)?;
+    let join = if spec.sheltered {
+        packet::join_all_groups
+    } else {
+        packet::join_promiscuous
+    };
+    join(&membership, device.ifindex).map_err(opening)?;
     let program = bpf::load(&table).map_err(loading)?;
-    let link = bpf::attach(&program, device.ifindex)
-        .map_err(|error| attach_refused(name, device.mtu, &error))?;
+    let (link, runner) = attach(&program, name, device, runner)?;
     let ours = link.try_clone().map_err(opening)?;
-    descriptors.extend([memory, link, promiscuous]);
-    Ok((descriptors, ours))
+    descriptors.extend([memory, link, membership]);
+    Ok((descriptors, ours, runner))
+}
+
+/// Attaches the program; who runs it.
+fn attach(
+    program: &OwnedFd,
+    name: &str,
+    device: &Device,
+    runner: Runner,
+) -> Result<(OwnedFd, Runner), LinkError> {
+    let refused = |error: io::Error| attach_refused(name, device.mtu, &error);
+    match bpf::attach(program, device.ifindex, runner) {
+        // Drivers that have some other use for programs say the second.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => {
+            log::info!("{name}: its driver does not run the XDP program: {error}");
+        }
+        done => return Ok((done.map_err(refused)?, runner)),
+    }
+    if !hands_over_whole_frames(device) {
+        return Err(LinkError::NoXdp {
+            device: name.to_owned(),
+            why: "whose driver does not run the program and, as it is no PCI device, may hand over unfinished frames"
+                .to_owned(),
+        });
+    }
+    let link = bpf::attach(program, device.ifindex, Runner::Kernel).map_err(refused)?;
+    Ok((link, Runner::Kernel))
+}
+
+/// Whether frames are as they were on the wire, though their driver does not see to it for the sake of
+/// programs. Software, and devices of a hypervisor, leave checksums and segments for later.
+pub(super) fn hands_over_whole_frames(device: &Device) -> bool {
+    device.kind.is_none() && device.bus.as_deref() == Some("pci")
 }
 
 /// The memory of queue number `queue`.
@@ -221,10 +269,6 @@ fn slice(memory: &OwnedFd, layout: Layout, queue: u16) -> io::Result<Mapping> {
 fn attach_refused(name: &str, mtu: u32, error: &io::Error) -> LinkError {
     let device = name.to_owned();
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => LinkError::NoXdp {
-            device,
-            why: "whose driver runs no XDP programs".to_owned(),
-        },
         Some(libc::EBUSY | libc::EEXIST) => LinkError::XdpTaken { device },
         // A driver's limit may be lower than ours; what all of them take is a packet of 1500 bytes.
         Some(libc::ERANGE) => LinkError::MtuTooLarge {
@@ -255,8 +299,12 @@ pub fn start(
     let mut queues = vec![];
     for (number, socket) in (0_u16..).zip(descriptors) {
         let memory = slice(memory, layout, number).map_err(binding)?;
-        let at = (facts.ifindex, number.into());
-        let queue = XdpQueue::new(socket, memory, layout, at);
+        let place = Place {
+            ifindex: facts.ifindex,
+            queue: number.into(),
+            copies: facts.generic,
+        };
+        let queue = XdpQueue::new(socket, memory, layout, place);
         queues.push(queue.map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => LinkError::QueueTaken {
                 device: name.clone(),
@@ -271,8 +319,11 @@ pub fn start(
 
 /// Tells the operator what cannot be seen elsewhere.
 fn tell(name: &str, queues: &[XdpQueue]) {
-    let (count, mode) = (queues.len(), mode(queues));
-    log::info!("{name}: AF_XDP in {mode} mode, {count} queues");
+    let count = queues.len();
+    let modes = queues.iter().map(XdpQueue::mode);
+    if let Some(mode) = modes.max() {
+        log::info!("{name}: AF_XDP in {mode} mode, {count} queues");
+    }
     match receive_queues(name) {
         Ok(has) if has as usize > count => log::warn!(
             "{name} has {has} receive queues, and the frames of those from the {count}th on go to the host; set \
@@ -280,13 +331,5 @@ fn tell(name: &str, queues: &[XdpQueue]) {
         ),
         Ok(_) => {}
         Err(error) => log::warn!("{error}"),
-    }
-}
-
-fn mode(queues: &[XdpQueue]) -> &'static str {
-    if queues.iter().all(XdpQueue::is_zero_copy) {
-        "zero-copy"
-    } else {
-        "copy"
     }
 }

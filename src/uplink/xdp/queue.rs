@@ -4,16 +4,38 @@
 //! is copied into a chunk of the socket's memory. *Threads.* Any; receiving and sending do not wait for
 //! each other.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::sys::xsk::{self, Layout, Mapping, Rx, SendError, Tx};
+use crate::sys::xsk::{self, Layout, Mapping, Place, Rx, SendError, Tx};
 use crate::virtqueue::{self, Gather};
 
 /// Frames that the kernel takes at once in copy mode: so many wait for a kick at most.
 const RUN: u32 = 32;
+
+/// How frames get from a driver to the memory of a socket, the best way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum XdpMode {
+    /// The driver puts them there.
+    ZeroCopy,
+    /// They are copied as soon as the driver has them.
+    Copy,
+    /// They are copied when the kernel has made packets of them, for a driver that runs no XDP programs.
+    Generic,
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+            Self::Generic => "generic",
+        })
+    }
+}
 
 /// A socket that is bound to a queue of a device.
 #[derive(Debug)]
@@ -23,7 +45,7 @@ pub struct XdpQueue {
     tx: Mutex<Line>,
     /// The device did not take all that was in line.
     late: AtomicBool,
-    zero_copy: bool,
+    mode: XdpMode,
 }
 
 /// What is sent.
@@ -44,19 +66,14 @@ enum State {
 }
 
 impl XdpQueue {
-    /// Binds `socket`, whose memory is `memory`, to a queue of a device, given by their numbers.
+    /// Binds `socket`, whose memory is `memory`, to `place`.
     ///
     /// # Errors
     ///
     /// Those of [`xsk::start`].
-    pub fn new(
-        socket: OwnedFd,
-        memory: Mapping,
-        layout: Layout,
-        at: (u32, u32),
-    ) -> io::Result<Self> {
+    pub fn new(socket: OwnedFd, memory: Mapping, layout: Layout, place: Place) -> io::Result<Self> {
         let socket = Arc::new(socket);
-        let (rx, tx, zero_copy) = xsk::start(Arc::clone(&socket), memory, layout, at)?;
+        let (rx, tx, zero_copy) = xsk::start(Arc::clone(&socket), memory, layout, place)?;
         Ok(Self {
             socket,
             rx: Mutex::new(rx),
@@ -66,13 +83,19 @@ impl XdpQueue {
                 lost: 0,
             }),
             late: AtomicBool::new(false),
-            zero_copy,
+            mode: if place.copies {
+                XdpMode::Generic
+            } else if zero_copy {
+                XdpMode::ZeroCopy
+            } else {
+                XdpMode::Copy
+            },
         })
     }
 
-    /// Whether the driver puts frames straight into the memory of the socket.
-    pub fn is_zero_copy(&self) -> bool {
-        self.zero_copy
+    /// How frames get here.
+    pub fn mode(&self) -> XdpMode {
+        self.mode
     }
 
     /// Begins to receive: the frames that are taken go back when the guard does.
@@ -215,12 +238,18 @@ mod tests {
                 device: "va".to_owned(),
                 queues: 1,
                 take_parent: false,
+                sheltered: false,
             };
             let opened = open(&spec).unwrap();
             let layout = layout("va", opened.facts.mtu.into()).unwrap();
             let memory = slice(&opened.queues[1], layout, 0).unwrap();
             let socket = opened.queues[0].try_clone().unwrap();
-            let queue = XdpQueue::new(socket, memory, layout, (opened.facts.ifindex, 0)).unwrap();
+            let place = Place {
+                ifindex: opened.facts.ifindex,
+                queue: 0,
+                copies: false,
+            };
+            let queue = XdpQueue::new(socket, memory, layout, place).unwrap();
             let mut line = lock(&queue.tx);
             for round in 0..3 {
                 for _ in 0..SEND {

@@ -67,7 +67,7 @@ fn one_buffer_a_frame() {
         assert!(buffer[12..want as usize].iter().all(|&b| b == 7));
         assert!(buffer[want as usize..].iter().all(|&b| b == 0));
     }
-    assert_eq!(ring.next_avail(), 1);
+    assert_eq!(ring.base(), 1);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn it_stops_at_the_first_frame_without_buffers() {
     );
     ring.complete(&mut batch);
     assert_eq!(guest.used_idx(), 2);
-    assert_eq!(ring.next_avail(), 2);
+    assert_eq!(ring.base(), 2);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn frames_too_big_for_the_ring_take_nothing() {
     );
     assert!(batch.is_empty());
     ring.complete(&mut batch);
-    assert_eq!(ring.next_avail(), 4);
+    assert_eq!(ring.base(), 4);
 }
 
 #[test]
@@ -193,13 +193,13 @@ fn the_newest_reservation_is_taken_back() {
     ring.reserve(&[150], &mut a).unwrap();
     ring.reserve(&[150], &mut b).unwrap();
     ring.cancel(&mut b);
-    assert_eq!(ring.next_avail(), 2);
+    assert_eq!(ring.base(), 2);
     // Dropping cancels, and so does another reservation with the same batch.
     ring.reserve(&[150], &mut b).unwrap();
     drop(b);
-    assert_eq!(ring.next_avail(), 2);
+    assert_eq!(ring.base(), 2);
     ring.reserve(&[250], &mut a).unwrap();
-    assert_eq!(ring.next_avail(), 3);
+    assert_eq!(ring.base(), 3);
     ring.complete(&mut a);
     assert_eq!(guest.used_idx(), 3);
 }
@@ -301,7 +301,7 @@ fn a_read_may_turn_out_shorter() {
         let written: Vec<u32> = (0..guest.used_idx()).map(|i| guest.used(i).1).collect();
         if newest {
             assert_eq!(written, [64, 100, 62]);
-            assert_eq!(ring.next_avail(), 3);
+            assert_eq!(ring.base(), 3);
             ring.reserve(&[20], &mut a).unwrap();
             ring.complete(&mut a);
             assert_eq!(guest.used(3), (3, 20));

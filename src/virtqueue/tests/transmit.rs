@@ -24,7 +24,7 @@ fn peeking_consumes_nothing() {
         assert_eq!(guard.peek(&mut batch, 64).unwrap(), 3);
         assert_eq!(guard.publish(), 0);
     }
-    assert_eq!(ring.next_avail(), 0);
+    assert_eq!(ring.base(), 0);
     assert_eq!(guest.used_idx(), 0);
     assert_eq!(ring.lock().peek(&mut batch, 2).unwrap(), 2);
     for (i, chain) in batch.chains().iter().enumerate() {
@@ -60,7 +60,7 @@ fn finished_chains_go_back_in_order() {
     guard.finish(0);
     assert_eq!(guard.publish(), 2);
     drop(guard);
-    assert_eq!(ring.next_avail(), 2);
+    assert_eq!(ring.base(), 2);
     // A peek for fewer than are done forgets nothing.
     post(&mut guest, 3);
     let mut guard = ring.lock();
@@ -236,6 +236,29 @@ fn a_guest_that_polls_is_not_called() {
 }
 
 #[test]
+fn a_call_by_an_old_descriptor_does_not_count() {
+    let mut guest = Guest::with(8, |f| f.event_idx = true);
+    let old = guest.tx();
+    guest.call = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    guest.config.call = Some(Arc::clone(&guest.call));
+    let new = old
+        .reconfigure(&guest.config, guest.memory(), None)
+        .unwrap();
+    // A worker goes on with the old descriptor until it takes the newest snapshot. The guest, which
+    // hears the new one, goes on waiting for this chain and asks for no other call.
+    send(&mut guest, &old, 1);
+    assert!(old.notify().unwrap());
+    assert!(new.notify().unwrap(), "that call was lost");
+    assert_eq!(guest.calls(), 1);
+    // It may do so after others have the new one, too.
+    send(&mut guest, &old, 1);
+    old.notify().unwrap();
+    assert!(new.notify().unwrap(), "that one as well");
+    assert_eq!(guest.calls(), 1);
+    assert!(!new.notify().unwrap());
+}
+
+#[test]
 fn kicks_without_event_idx() {
     let mut guest = Guest::new(8);
     let ring = guest.tx();
@@ -279,7 +302,7 @@ fn a_ring_goes_on_under_a_new_configuration() {
     let new = old
         .reconfigure(&guest.config, guest.memory(), None)
         .unwrap();
-    assert_eq!(new.next_avail(), 5);
+    assert_eq!(new.base(), 5);
     let mut guard = new.lock();
     assert!(old.try_lock().is_none(), "the state is one");
     let mut batch = TxBatch::new();
@@ -294,7 +317,7 @@ fn a_ring_goes_on_under_a_new_configuration() {
 fn resuming() {
     let mut guest = Guest::new(8).start_at(100);
     post(&mut guest, 3);
-    assert_eq!(guest.tx().next_avail(), 100);
+    assert_eq!(guest.tx().base(), 100);
     // An index from the front end is where chains are taken; used elements go on where they were.
     let ring = guest
         .config
@@ -308,7 +331,7 @@ fn resuming() {
     assert_eq!(guest.used_idx(), 101);
     assert_eq!(guest.used(100), (102 % 8, 0));
     drop(guard);
-    assert_eq!(ring.next_avail(), 103);
+    assert_eq!(ring.base(), 103);
     let ring = guest
         .config
         .activate_tx(guest.memory(), None, ResumeAt::Base(104))

@@ -45,6 +45,7 @@ impl Bench {
             mac: [0; 6],
             mtu: 1500,
             uso: false,
+            generic: false,
         };
         let link = Link::new(facts, vec![OwnedFd::from(device)]).unwrap();
         let memory = DriverMemory::unsealed(&[RegionSpec {
