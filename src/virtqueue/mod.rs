@@ -32,6 +32,7 @@ mod ring;
 mod rx;
 mod sigbus;
 mod split;
+mod sum;
 mod tx;
 
 #[cfg(test)]
@@ -46,4 +47,5 @@ pub use memory::{GuestMemory, MAX_SLOTS, Region};
 pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures};
 pub use rx::{Reserved, RxRing};
 pub use sigbus::{install_sigbus_handler, sigbus_count};
+pub use sum::sum;
 pub use tx::{Chain, MAX_BATCH, TxBatch, TxGuard, TxRing};
