@@ -54,6 +54,7 @@ fuzz_target!(|bytes: &[u8]| {
         log_used: None,
         features,
         call: None,
+        position: None,
     };
     let at = if packed {
         ResumeAt::fresh(true)

@@ -114,7 +114,7 @@ fn a_socket_is_bound_reached_and_removed() {
     );
     privileged.unlink(&path).unwrap();
     assert!(!path.exists());
-    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let (_directory, path, privileged) = setup();
     let theirs = UnixListener::bind(&path).unwrap();
     assert_eq!(refusal(privileged.bind(&path)), Refusal::InUse);
-    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
     drop(theirs);
     let ours = privileged.bind(&path).unwrap();
     // Our own as well.
@@ -175,7 +175,7 @@ fn no_other_file_is_touched() {
         };
         assert_eq!(refusal(privileged.bind(&path)), expected);
         assert_eq!(refusal(privileged.connect(&path)), expected);
-        assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+        assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
         fs::remove_file(&path)
             .or_else(|_| fs::remove_dir(&path))
             .unwrap();

@@ -93,6 +93,7 @@ impl Guest {
             log_used: None,
             features: features(),
             call: Some(Arc::clone(&call)),
+            position: None,
         };
         Guest {
             file,
