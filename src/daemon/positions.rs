@@ -43,9 +43,16 @@ impl Keeper {
     }
 
     fn open(&self) -> Result<Positions, String> {
-        let file = self.privileged.keep(&self.path).map_err(|e| e.to_string())?;
-        Positions::in_file(file, self.rings)
-            .map_err(|error| format!("cannot keep positions of rings in {}: {error}", self.path.display()))
+        let file = self
+            .privileged
+            .keep(&self.path)
+            .map_err(|e| e.to_string())?;
+        Positions::in_file(file, self.rings).map_err(|error| {
+            format!(
+                "cannot keep positions of rings in {}: {error}",
+                self.path.display()
+            )
+        })
     }
 
     /// The port is gone: removes the file if it remembers nothing.

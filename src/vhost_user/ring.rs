@@ -12,8 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::features::has;
 use crate::virtqueue::{
-    DirtyLog, GuestMemory, Positions, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
-    fresh_base,
+    DirtyLog, GuestMemory, Positions, ResumeAt, RingConfig, RingError, RingFeatures, RxRing,
+    TxRing, fresh_base,
 };
 use crate::worker::QueueProgress;
 
@@ -105,7 +105,9 @@ impl Vring {
         let memory = Arc::clone(memory);
         let log = device.log.clone();
         let running = match &self.running {
-            Some(Running::Rx(ring)) => Running::Rx(Arc::new(ring.reconfigure(&config, memory, log)?)),
+            Some(Running::Rx(ring)) => {
+                Running::Rx(Arc::new(ring.reconfigure(&config, memory, log)?))
+            }
             Some(Running::Tx(ring, flood)) => Running::Tx(
                 Arc::new(ring.reconfigure(&config, memory, log)?),
                 Arc::clone(flood),
@@ -137,7 +139,10 @@ impl Vring {
         Ok(if index.is_multiple_of(2) {
             Running::Rx(Arc::new(config.activate_rx(memory, log, at)?))
         } else {
-            Running::Tx(Arc::new(config.activate_tx(memory, log, at)?), Arc::default())
+            Running::Tx(
+                Arc::new(config.activate_tx(memory, log, at)?),
+                Arc::default(),
+            )
         })
     }
 

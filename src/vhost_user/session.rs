@@ -164,7 +164,9 @@ impl Session {
             let State { device, vrings, .. } = &mut *state;
             match vrings[index].update(index, device) {
                 Ok(()) => {}
-                Err(error @ RingError::PositionLost) => stuck = Some(format!("queue {index}: {error}")),
+                Err(error @ RingError::PositionLost) => {
+                    stuck = Some(format!("queue {index}: {error}"))
+                }
                 Err(error) => return state.refuse(format!("queue {index}: {error}")),
             }
         }

@@ -97,13 +97,12 @@ impl Packed {
             return Ok(None);
         }
         let start = said == Spot::START;
-        if start && self.is_untouched() {
-            return Ok(Some(said));
-        }
-        if let Some(kept) = self.position.recall(&self.identity)
-            && kept.base == base
-        {
-            return self.recover(kept).map(Some);
+        let kept = self.position.recall(&self.identity);
+        match kept.filter(|kept| kept.base == base) {
+            Some(_) if start && self.is_untouched(true) => return Ok(Some(said)),
+            Some(kept) => return self.recover(kept).map(Some),
+            None if start && self.is_untouched(false) => return Ok(Some(said)),
+            None => {}
         }
         // What is used in the round that is about to begin was not there when that was said.
         if start || self.is_used(said) {
@@ -140,13 +139,20 @@ impl Packed {
 
     /// Whether nobody has used anything since the driver began: it has made a first part of the ring available
     /// in the first round, and the rest is as new. It may be about to write the flags of one chain's first.
-    fn is_untouched(&self) -> bool {
-        let (mut unwritten, mut chains) = (0, 0);
+    ///
+    /// Once in a long while a ring in use has the same flags: after a round of chains of one descriptor, if the
+    /// next chain has several, at the end of the ring and at its start. `zeroed` looks at addresses, too, and takes a
+    /// driver to have zeroed them.
+    fn is_untouched(&self, zeroed: bool) -> bool {
+        let (mut unwritten, mut chains, mut addresses) = (0, 0, 0);
         for index in 0..self.size {
             let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
             match (flags & AVAIL != 0, flags & USED != 0) {
                 (_, true) => return false,
-                (false, false) => unwritten += 1,
+                (false, false) => {
+                    unwritten += 1;
+                    addresses += u16::from(self.addr(index) != 0);
+                }
                 (true, false) if unwritten == 0 => {}
                 (true, false) => {
                     chains += 1;
@@ -157,7 +163,7 @@ impl Packed {
                 }
             }
         }
-        true
+        !zeroed || addresses <= 1
     }
 
     /// Whether the place was used in the round of `spot`, and may be available in the next. Only for a place
@@ -488,7 +494,9 @@ fn identity(config: &RingConfig, memory: &GuestMemory) -> Identity {
         features.mergeable,
         features.header_len == MAX_HEADER,
     ];
-    let shape = bits.iter().fold(0, |shape, &bit| shape << 1 | u64::from(bit));
+    let shape = bits
+        .iter()
+        .fold(0, |shape, &bit| shape << 1 | u64::from(bit));
     let (file, offset) = memory.origin(config.desc).unwrap_or_default();
     Identity {
         device: file.device,

@@ -129,6 +129,7 @@ impl Positions {
         if !mapping.in_memory() {
             return Err(PositionsError::OnDisk);
         }
+        #[allow(clippy::cast_ptr_alignment)] // Mappings begin at a page.
         let words = mapping.base().cast::<AtomicU64>().cast_const();
         let positions = Positions {
             words,
@@ -155,7 +156,11 @@ impl Positions {
         })
     }
 
-    /// The position of ring number `index`, which has to be one of those that this was made for.
+    /// The position of ring number `index`.
+    ///
+    /// # Panics
+    ///
+    /// For a ring beyond those that this was made for.
     pub fn ring(self: &Arc<Self>, index: usize) -> RingPosition {
         assert!(index < self.rings, "no ring {index} of {}", self.rings);
         let record = std::ptr::from_ref(self.word(LINE + index * RING));

@@ -7,6 +7,7 @@ mod oracle;
 mod packed;
 mod packed_guest;
 mod packed_hostile;
+mod positions;
 mod receive;
 mod sigbus;
 mod threads;
