@@ -47,7 +47,11 @@ impl Keeper {
             .privileged
             .keep(&self.path)
             .map_err(|e| e.to_string())?;
+        let new = file.metadata().is_ok_and(|found| found.len() == 0);
         Positions::in_file(file, self.rings).map_err(|error| {
+            if new {
+                self.remove();
+            }
             format!(
                 "cannot keep positions of rings in {}: {error}",
                 self.path.display()
@@ -60,10 +64,13 @@ impl Keeper {
         let Some(positions) = self.positions.get() else {
             return;
         };
-        if positions.is_in_file()
-            && positions.is_idle()
-            && let Err(error) = self.privileged.unlink(&self.path)
-        {
+        if positions.is_in_file() && positions.is_idle() {
+            self.remove();
+        }
+    }
+
+    fn remove(&self) {
+        if let Err(error) = self.privileged.unlink(&self.path) {
             log::warn!("port {}: {error}", self.port);
         }
     }

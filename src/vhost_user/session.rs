@@ -159,13 +159,14 @@ impl Session {
 
     fn apply(&self, state: &mut State, indices: Range<usize>) -> Result<()> {
         let before = state.running();
+        let known = state.vrings.iter().any(|vring| vring.lost);
         let mut stuck = None;
         for index in indices.clone() {
             let State { device, vrings, .. } = &mut *state;
             match vrings[index].update(index, device) {
                 Ok(()) => {}
                 Err(error @ RingError::PositionLost) => {
-                    stuck = Some(format!("queue {index}: {error}"))
+                    stuck = stuck.or(Some(format!("queue {index}: {error}")))
                 }
                 Err(error) => return state.refuse(format!("queue {index}: {error}")),
             }
@@ -176,7 +177,7 @@ impl Session {
         if state.vrings[indices].iter().any(Vring::is_live) {
             self.publish(state);
         }
-        if let Some(why) = stuck {
+        if let Some(why) = stuck.filter(|_| !known) {
             self.host.report(Update::Stuck(why));
         }
         Ok(())

@@ -250,7 +250,8 @@ pub enum RingError {
     ResumeUnknown,
     /// A packed ring that has been in use, and nobody knows where it stands.
     #[error(
-        "the ring is packed and in use, and where it stands is lost: neither the front end nor this daemon knows it"
+        "the position of the packed ring is lost: the driver uses it, and neither the front end nor this daemon knows \
+         where it stands"
     )]
     PositionLost,
     /// A part of the ring at an address that the format does not allow.

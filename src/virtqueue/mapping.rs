@@ -46,11 +46,12 @@ pub(super) struct FileId {
 }
 
 /// What was found out about a file.
-struct Backing {
-    id: FileId,
+pub(super) struct Backing {
+    pub id: FileId,
     /// The page size that it is mapped with.
-    page: u64,
-    in_memory: bool,
+    pub page: u64,
+    /// A write never waits for a disk.
+    pub in_memory: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,6 @@ pub(super) struct Mapping {
     map: MmapRegion,
     file: FileId,
     huge: bool,
-    in_memory: bool,
     /// Distance of the announced offset from the start of the mapping, which is page-aligned.
     lead: usize,
 }
@@ -69,11 +69,7 @@ impl Mapping {
     pub fn new(file: File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
         let range = || MappingError::Range { offset, size };
         let end = offset.checked_add(size).ok_or_else(range)?;
-        let Backing {
-            id,
-            page,
-            in_memory,
-        } = examine(&file, end)?;
+        let Backing { id, page, .. } = examine(&file, end)?;
         // hugetlbfs maps and unmaps in multiples of its own page size only.
         let start = offset - offset % page;
         let end = end.checked_next_multiple_of(page).ok_or_else(range)?;
@@ -90,7 +86,6 @@ impl Mapping {
             map,
             file: id,
             huge: page != PAGE,
-            in_memory,
             lead: (offset - start) as usize,
         })
     }
@@ -108,11 +103,6 @@ impl Mapping {
     /// Where in the file the first announced byte is.
     pub fn offset(&self) -> u64 {
         self.map.file_offset().map_or(0, FileOffset::start) + self.lead as u64
-    }
-
-    /// Whether a write never waits for a disk.
-    pub fn in_memory(&self) -> bool {
-        self.in_memory
     }
 
     /// Maps those pages in that the file has already, so that workers need not fault on them; holes
@@ -161,7 +151,7 @@ fn seek(file: &File, from: u64, what: libc::c_int) -> io::Result<Option<u64>> {
 }
 
 /// Checks that the file reaches to `end` and is one to map.
-fn examine(file: &File, end: u64) -> Result<Backing, MappingError> {
+pub(super) fn examine(file: &File, end: u64) -> Result<Backing, MappingError> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` is valid for writing and `file` is open.
     if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {

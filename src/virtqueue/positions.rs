@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::error::PositionsError;
 use super::format::{Spot, Used};
-use super::mapping::{Mapping, PAGE};
+use super::mapping::{Mapping, PAGE, examine};
 use super::ring::MAX_QUEUE_SIZE;
 use crate::sys::zeroed::{CacheLine, cache_lines};
 
@@ -123,12 +123,12 @@ impl Positions {
                 return Err(PositionsError::Foreign);
             }
         }
+        if !examine(&file, 0)?.in_memory {
+            return Err(PositionsError::OnDisk);
+        }
         let len = (8 * (LINE + rings * RING) as u64).next_multiple_of(PAGE);
         allocate(&file, len).map_err(os("make room for"))?;
         let mapping = Mapping::new(file, 0, len)?;
-        if !mapping.in_memory() {
-            return Err(PositionsError::OnDisk);
-        }
         #[allow(clippy::cast_ptr_alignment)] // Mappings begin at a page.
         let words = mapping.base().cast::<AtomicU64>().cast_const();
         let positions = Positions {
