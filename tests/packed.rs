@@ -117,18 +117,16 @@ impl Place {
 #[test]
 fn bases_have_both_positions() {
     let evb = Evb::bridge(2);
-    for mut options in variants() {
-        for order in ORDERS {
-            options.front_end.order = order;
-            let mut a = evb.guest("p0", 1);
-            let mut b = evb.guest_with("p1", 2, options.clone());
-            for n in 0..200 {
-                talk(&mut a, &mut b, n);
-                let bases = b.stop();
-                assert_eq!(bases[0], b.rx[0].base(true), "rx base");
-                assert_eq!(bases[1], b.tx[0].base(true), "tx base");
-                b.start().unwrap();
-            }
+    for options in variants() {
+        let mut a = evb.guest("p0", 1);
+        let mut b = evb.guest_with("p1", 2, options);
+        // Two rounds and more, so that a used ring stands at the start once.
+        for n in 0..140 {
+            talk(&mut a, &mut b, n);
+            let bases = b.stop();
+            assert_eq!(bases[0], b.rx[0].base(true), "rx base");
+            assert_eq!(bases[1], b.tx[0].base(true), "tx base");
+            b.start().unwrap();
         }
     }
     evb.stop();
@@ -187,12 +185,15 @@ fn connections_come_and_go_in_both_roles() {
     for options in variants() {
         let mut a = evb.guest_with("p0", 1, options.clone());
         let mut b = Guest::accept(&listener, 2, options);
-        for round in 0..100 {
+        for round in 0..70 {
             talk(&mut a, &mut b, round);
             reconnect(&mut a, &path);
-            let resumed = b.resumed();
-            hang_up(&b);
-            b.resume(listener.accept(resumed).unwrap());
+            // The daemon pauses before it tries again.
+            if round % 10 == 0 {
+                let resumed = b.resumed();
+                hang_up(&b);
+                b.resume(listener.accept(resumed).unwrap());
+            }
         }
     }
     evb.stop();

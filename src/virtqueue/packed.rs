@@ -47,6 +47,18 @@ pub(super) struct Packed {
     identity: Identity,
 }
 
+/// How the places of a ring look.
+struct Look {
+    /// What is available in a round with the wrap counter set is a first part of the ring.
+    begun: bool,
+    /// A place was used in such a round.
+    used: bool,
+    /// A place was used in such a round, or is available in the next.
+    passed: bool,
+    /// Places that are not available in such a round and have an address: a driver that begins anew has zeroed them.
+    addresses: u16,
+}
+
 impl Packed {
     /// `writes` says whether the device writes to the buffers of this ring.
     pub fn new(
@@ -90,25 +102,29 @@ impl Packed {
     /// Where a ring starts of which the front end says that it stands at `base`; `None` if it has no such place.
     ///
     /// A front end that has lost its back end says what it said before (QEMU), and so does one whose driver has
-    /// begun anew meanwhile, if both are the start. The ring tells these apart.
+    /// begun anew meanwhile, if both are the start. The ring tells these apart, and often tells that what is said is
+    /// out of date where nothing is remembered.
     pub fn resume(&self, base: u32) -> Result<Option<Spot>, RingError> {
         let said = said(base);
         if said.index >= self.size {
             return Ok(None);
         }
-        let start = said == Spot::START;
         let kept = self.position.recall(&self.identity);
-        match kept.filter(|kept| kept.base == base) {
-            Some(_) if start && self.is_untouched(true) => return Ok(Some(said)),
-            Some(kept) => return self.recover(kept).map(Some),
-            None if start && self.is_untouched(false) => return Ok(Some(said)),
-            None => {}
+        let kept = kept.filter(|kept| kept.base == base);
+        let right = if said == Spot::START {
+            let look = self.look();
+            match kept {
+                Some(_) => look.begun && !look.passed && look.addresses <= 1,
+                None => look.begun && !look.used,
+            }
+        } else {
+            kept.is_none() && !self.is_used(said)
+        };
+        match kept {
+            _ if right => Ok(Some(said)),
+            Some(kept) => self.recover(kept).map(Some),
+            None => Err(RingError::PositionLost),
         }
-        // What is used in the round that is about to begin was not there when that was said.
-        if start || self.is_used(said) {
-            return Err(RingError::PositionLost);
-        }
-        Ok(Some(said))
     }
 
     /// The ring runs from `spot` on.
@@ -137,33 +153,32 @@ impl Packed {
         Ok(to)
     }
 
-    /// Whether nobody has used anything since the driver began: it has made a first part of the ring available
-    /// in the first round, and the rest is as new. It may be about to write the flags of one chain's first.
-    ///
-    /// Once in a long while a ring in use has the same flags: after a round of chains of one descriptor, if the
-    /// next chain has several, at the end of the ring and at its start. `zeroed` looks at addresses, too, and takes a
-    /// driver to have zeroed them.
-    fn is_untouched(&self, zeroed: bool) -> bool {
-        let (mut unwritten, mut chains, mut addresses) = (0, 0, 0);
+    /// Looks at all places, for whether the ring is at the start of a round with the wrap counter set.
+    fn look(&self) -> Look {
+        let mut look = Look {
+            begun: true,
+            used: false,
+            passed: false,
+            addresses: 0,
+        };
+        // The driver may be about to write the flags of one chain's first descriptor.
+        let (mut gap, mut gaps, mut blank) = (0, 0, true);
         for index in 0..self.size {
             let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
-            match (flags & AVAIL != 0, flags & USED != 0) {
-                (_, true) => return false,
-                (false, false) => {
-                    unwritten += 1;
-                    addresses += u16::from(self.addr(index) != 0);
-                }
-                (true, false) if unwritten == 0 => {}
-                (true, false) => {
-                    chains += 1;
-                    if unwritten > 1 || chains > 1 {
-                        return false;
-                    }
-                    unwritten = 0;
-                }
+            let (avail, used) = (flags & AVAIL != 0, flags & USED != 0);
+            look.used |= avail && used;
+            look.passed |= used;
+            if !avail {
+                gap += 1;
+                blank &= !used;
+                look.addresses += u16::from(self.addr(index) != 0);
+            } else if gap != 0 {
+                gaps += 1;
+                look.begun &= gap == 1 && gaps == 1 && blank;
+                gap = 0;
             }
         }
-        !zeroed || addresses <= 1
+        look
     }
 
     /// Whether the place was used in the round of `spot`, and may be available in the next. Only for a place
