@@ -166,7 +166,7 @@ impl Session {
             match vrings[index].update(index, device) {
                 Ok(()) => {}
                 Err(error @ RingError::PositionLost) => {
-                    stuck = stuck.or(Some(format!("queue {index}: {error}")))
+                    stuck.get_or_insert_with(|| format!("queue {index}: {error}"));
                 }
                 Err(error) => return state.refuse(format!("queue {index}: {error}")),
             }
