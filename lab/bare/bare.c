@@ -139,7 +139,7 @@ struct packed_desc { uint64_t addr; uint32_t len; uint16_t id; volatile uint16_t
 struct events { volatile uint16_t at, flags; };
 enum { AVAIL = 1 << 7, USED = 1 << 15, EVENTS_DISABLE = 1, EVENTS_DESC = 2 };
 static struct packed {
-    struct packed_desc desc[RING];
+    struct packed_desc desc[RING] __attribute__((aligned(16)));
     struct events driver, device;
     uint16_t next, last, added;                         /* places: to write, to find used; descriptors ever added */
     uint16_t next_wrap, last_wrap;
