@@ -56,7 +56,9 @@ fuzz_target!(|bytes: &[u8]| {
         call: None,
         position: None,
     };
-    let at = if packed {
+    let at = if packed && bit(6) {
+        ResumeAt::Said(u32::from(first) << 16 | u32::from(first))
+    } else if packed {
         ResumeAt::fresh(true)
     } else {
         ResumeAt::Base(first.into())
