@@ -57,7 +57,8 @@ fuzz_target!(|bytes: &[u8]| {
         position: None,
     };
     let at = if packed && bit(6) {
-        ResumeAt::Said(u32::from(first) << 16 | u32::from(first))
+        let position = u32::from(first & 0x3f) | u32::from(first >> 7) << 15;
+        ResumeAt::Said(position << 16 | position)
     } else if packed {
         ResumeAt::fresh(true)
     } else {
