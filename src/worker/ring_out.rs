@@ -14,7 +14,7 @@ use crate::frame::ethernet::TAG_LEN;
 use crate::frame::mac::Mac;
 use crate::frame::offloads::{Offloads, Repair};
 use crate::stats::DropReason;
-use crate::virtqueue::{Gather, Grant, RxBatch, RxRing};
+use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing};
 
 /// Frames given to a ring at once.
 const RUN: usize = 64;
@@ -103,13 +103,7 @@ impl<'a> RingOut<'a> {
         while !self.closed && sent < run.len() {
             match self.ring.reserve(&wants[sent..], &mut reserved) {
                 Ok(reservation) => {
-                    for (grant, index) in reserved.grants().zip(&run[sent..]) {
-                        let job = &burst.jobs[*index as usize];
-                        let frame = &burst.frames[job.frame];
-                        if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
-                            outcome.dropped(job.account(), reason);
-                        }
-                    }
+                    self.copy_all(&reserved, &run[sent..], burst, outcome);
                     self.count();
                     self.ring.complete(&mut reserved);
                     sent += reservation.granted;
@@ -125,6 +119,33 @@ impl<'a> RingOut<'a> {
             let job = &burst.jobs[*index as usize];
             let frame = &burst.frames[job.frame];
             self.refuse(job, frame, burst.waits(frame), outcome);
+        }
+    }
+
+    /// Copies the frames of the jobs in `run` into what was reserved for them.
+    #[inline]
+    fn copy_all(
+        &mut self,
+        reserved: &RxBatch<'_>,
+        run: &[u32],
+        burst: Burst<'_, '_>,
+        outcome: &mut impl Outcome,
+    ) {
+        let of = |index: &u32| {
+            let job = &burst.jobs[*index as usize];
+            (job, &burst.frames[job.frame])
+        };
+        let mut grants = reserved.grants().zip(run.iter().map(of)).peekable();
+        while let Some((grant, (job, frame))) = grants.next() {
+            if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek()
+                && next.rest_len() != 0
+            {
+                let rest = burst.payload.gather(next, &[], next.head());
+                virtqueue::prefetch(&rest, segments);
+            }
+            if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
+                outcome.dropped(job.account(), reason);
+            }
         }
     }
 
