@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod links;
 mod news;
+mod positions;
 mod reload;
 mod report;
 mod start;
@@ -81,6 +82,8 @@ pub struct Daemon {
     config: Config,
     /// Directories in which sockets may be: those that were named at start.
     directories: BTreeSet<PathBuf>,
+    /// Where ports keep what they remember over a restart; none: beside their sockets.
+    state: Option<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -116,6 +119,7 @@ impl Daemon {
             events,
             config: Config::default(),
             directories: BTreeSet::new(),
+            state: None,
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,

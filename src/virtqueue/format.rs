@@ -28,6 +28,12 @@ pub(super) struct Spot {
 }
 
 impl Spot {
+    /// Where a packed ring begins.
+    pub const START: Spot = Spot {
+        index: 0,
+        wrap: true,
+    };
+
     /// As a packed ring says it: the wrap counter above 15 bits of index.
     #[inline]
     pub fn from_bits(bits: u16) -> Spot {
@@ -93,7 +99,7 @@ pub(super) trait Format {
     /// The spot `slots` further.
     fn advance(&self, spot: Spot, slots: u16) -> Spot;
 
-    /// Writes used elements from `at` on, without making them visible.
+    /// Prepares used elements from `at` on, without making them visible.
     fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>);
 
     /// Makes the elements from `from` to `to` visible to the guest.

@@ -182,6 +182,7 @@ fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue) -> RxRing {
             header_len: 12,
         },
         call: None,
+        position: None,
     };
     let memory = Arc::new(GuestMemory::new(vec![region]).unwrap());
     config
