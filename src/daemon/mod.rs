@@ -37,6 +37,10 @@ use world::World;
 
 /// How long sessions may take to end when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How often FDBs are swept and ports are asked for news.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// The same while no worker has anything to do.
+const IDLE_HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// In how many turns of housekeeping all of an FDB is swept.
 const SWEEP_TURNS: usize = 4;
 
@@ -98,6 +102,7 @@ pub struct Daemon {
     /// Ports that went down and are silent with the next snapshot.
     falling: Vec<PortId>,
     devices: devices::Devices,
+    next_housekeeping: Instant,
     started: Instant,
 }
 
@@ -127,6 +132,7 @@ impl Daemon {
             announcing: VecDeque::new(),
             falling: vec![],
             devices: devices::Devices::default(),
+            next_housekeeping: now + HOUSEKEEPING,
             started: now,
         }
     }
@@ -157,8 +163,14 @@ impl Daemon {
         });
     }
 
-    /// What is due now and then.
+    /// What is due now and then: soon again, unless the workers sleep.
     fn keep_house(&mut self) {
+        let pause = if self.pool.is_idle() {
+            IDLE_HOUSEKEEPING
+        } else {
+            HOUSEKEEPING
+        };
+        self.next_housekeeping = Instant::now() + pause;
         self.announce_some();
         let now = self.pool.now_s();
         for (_, relay) in self.world.relays() {

@@ -39,7 +39,7 @@ use quiescence::Quiescence;
 pub use snapshot::{
     Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
 };
-use watchdog::{Rounds, Watchdog};
+use watchdog::{Watch, Watchdog};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub enum Event {
         /// The port.
         port: PortId,
     },
+    /// A worker has woken, after all of them had slept for a while.
+    Awake,
 }
 
 /// What the workers and the daemon have in common.
@@ -117,7 +119,7 @@ struct Shared {
     settings: Settings,
     events: Box<dyn Fn(Event) + Send + Sync>,
     started: Instant,
-    rounds: Rounds,
+    watch: Watch,
     /// Frames that worker 0 sends in the name of a port, one in each of its rounds.
     injected: Mutex<VecDeque<(PortId, Vec<u8>)>>,
     has_injected: AtomicBool,
@@ -168,7 +170,7 @@ impl Pool {
             settings,
             events: Box::new(events),
             started: Instant::now(),
-            rounds: Rounds::new(count),
+            watch: Watch::new(count),
             injected: Mutex::default(),
             has_injected: AtomicBool::new(false),
         });
@@ -236,6 +238,11 @@ impl Pool {
     /// Seconds since the workers started: the clock of the FDB.
     pub fn now_s(&self) -> u32 {
         self.shared.started.elapsed().as_secs() as u32
+    }
+
+    /// Whether all workers have slept for a while and still do; [`Event::Awake`] will tell of the end.
+    pub fn is_idle(&self) -> bool {
+        self.shared.watch.is_dozing()
     }
 
     /// How many workers there are.

@@ -19,7 +19,7 @@ use super::source::Source;
 use super::straight::Sizes;
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::eventfd;
-use crate::sys::poller::Poller;
+use crate::sys::poller::{self, Poller};
 use crate::virtqueue::RingError;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
@@ -28,6 +28,9 @@ const ASK_EVERY_NS: u64 = 20_000;
 const LOOK_EVERY_MS: i32 = 1;
 /// The token of the descriptor that wakes a sleeping worker.
 const WAKE: u64 = u64::MAX;
+
+/// Queues that were kicked.
+type Tokens = arrayvec::ArrayVec<usize, { poller::MAX_EVENTS }>;
 
 /// One of the queues that this worker serves.
 struct Local {
@@ -111,7 +114,7 @@ impl Worker {
     pub fn run(mut self) {
         self.enter();
         while !self.shared.stop.load(Ordering::Acquire) {
-            self.shared.rounds.count(self.number);
+            self.shared.watch.count(self.number);
             if self.shared.quiescence.newest() != self.snapshot_number {
                 self.enter();
             }
@@ -125,7 +128,8 @@ impl Worker {
             let now_ns = self.now_ns();
             if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
                 self.asked_ns = now_ns;
-                self.ask(0);
+                let kicked = self.kicked(0);
+                self.heat_all(&kicked);
                 self.look(now_ns);
             }
             self.round(now_ns);
@@ -249,8 +253,11 @@ impl Worker {
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
         let timeout = if self.kickless { LOOK_EVERY_MS } else { -1 };
-        self.ask(timeout);
+        let kicked = self.kicked(timeout);
         self.enter();
+        self.shared.watch.wake();
+        // Not before: until here the worker must touch no ring.
+        self.heat_all(&kicked);
         self.look(self.now_ns());
     }
 
@@ -272,19 +279,27 @@ impl Worker {
     }
 
     /// Asks epoll which queues were kicked.
-    fn ask(&mut self, timeout_ms: i32) {
-        let mut kicked = arrayvec::ArrayVec::<u64, 64>::new();
-        if let Err(error) = self.poller.wait(timeout_ms, |token| kicked.push(token)) {
+    fn kicked(&self, timeout_ms: i32) -> Tokens {
+        let mut kicked = Tokens::new();
+        let pushed = self.poller.wait(timeout_ms, |token| {
+            if token != WAKE {
+                kicked.push(token as usize);
+            }
+        });
+        if let Err(error) = pushed {
             log::error!("worker {}: epoll: {error}", self.number);
         }
-        for token in kicked {
-            if token == WAKE {
-                continue;
-            }
-            if let Some(Some(local)) = self.locals.get_mut(token as usize) {
+        kicked
+    }
+
+    /// Puts queues that were kicked on the list. A place that was given to another queue meanwhile costs that
+    /// one look.
+    fn heat_all(&mut self, kicked: &Tokens) {
+        for &token in kicked {
+            if let Some(Some(local)) = self.locals.get_mut(token) {
                 local.kicked = true;
             }
-            self.heat(token as usize);
+            self.heat(token);
         }
     }
 
