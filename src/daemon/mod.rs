@@ -5,6 +5,7 @@
 //! millisecond a new snapshot of it is published to the workers. No worker ever waits for the daemon.
 
 mod apply;
+mod balance;
 mod commands;
 mod device;
 mod devices;
@@ -12,6 +13,7 @@ mod endpoint;
 mod event;
 mod links;
 mod news;
+mod queues;
 mod reload;
 mod report;
 mod start;
@@ -31,6 +33,7 @@ use crate::privileged::Privileged;
 use crate::worker::{Pool, PortId};
 pub use apply::ApplyError;
 use event::Event;
+use queues::Meter;
 use reload::Reload;
 pub use start::run;
 use world::World;
@@ -103,6 +106,9 @@ pub struct Daemon {
     falling: Vec<PortId>,
     devices: devices::Devices,
     next_housekeeping: Instant,
+    /// How busy each worker was until [`Daemon::measured_at`].
+    busy: Vec<Meter>,
+    measured_at: Instant,
     started: Instant,
 }
 
@@ -116,7 +122,6 @@ impl Daemon {
         let now = Instant::now();
         Self {
             world: World::new(pool.workers()),
-            pool,
             privileged,
             events,
             config: Config::default(),
@@ -133,12 +138,21 @@ impl Daemon {
             falling: vec![],
             devices: devices::Devices::default(),
             next_housekeeping: now + HOUSEKEEPING,
+            busy: vec![Meter::default(); pool.workers()],
+            measured_at: now,
+            pool,
             started: now,
         }
     }
 
     /// Gives workers the world as it is now, and its number to those who wait for it.
     fn publish(&mut self) {
+        self.world.begin_epoch();
+        self.put_in_force();
+    }
+
+    /// The same where nothing has changed but who serves which queue.
+    fn put_in_force(&mut self) {
         let snapshot = self.world.snapshot();
         self.published = self.pool.publish(snapshot);
         self.published_at = Instant::now();
@@ -172,12 +186,27 @@ impl Daemon {
         };
         self.next_housekeeping = Instant::now() + pause;
         self.announce_some();
+        self.balance();
         let now = self.pool.now_s();
         for (_, relay) in self.world.relays() {
             relay.fdb.sweep(now, relay.fdb.buckets() / SWEEP_TURNS + 1);
         }
         for (port, report) in self.world.take_reports() {
             report::log_report(port, &report);
+        }
+    }
+
+    /// Measures how busy workers are, and gives some of them other queues if that helps.
+    fn balance(&mut self) {
+        let now = Instant::now();
+        let elapsed = now - std::mem::replace(&mut self.measured_at, now);
+        let elapsed_ns = elapsed.as_nanos() as u64;
+        for (meter, busy_ns) in self.busy.iter_mut().zip(self.pool.busy_ns()) {
+            meter.measure(busy_ns, elapsed_ns);
+        }
+        // What else has changed is published with it.
+        if self.world.balance(elapsed_ns) && !self.dirty {
+            self.put_in_force();
         }
     }
 

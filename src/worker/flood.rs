@@ -37,7 +37,7 @@ pub struct Flood {
     pub jobs: Vec<Job>,
     /// The frame's VLAN in its sender's relay.
     pub vid: u16,
-    /// The number of the snapshot that they were decided in.
+    /// The epoch of the snapshot that they were decided in.
     pub snapshot: u64,
     /// How many of them are made.
     pub made: usize,

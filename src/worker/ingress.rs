@@ -54,7 +54,7 @@ pub struct Path {
 pub struct Moment {
     /// The worker.
     pub worker: usize,
-    /// The number of the snapshot.
+    /// The epoch of the snapshot.
     pub snapshot: u64,
     /// For the FDB: seconds since the daemon started.
     pub now_s: u32,
@@ -79,7 +79,7 @@ impl Path {
         let Some(mut guard) = queue.ring.try_lock() else {
             return Turn::Busy;
         };
-        let mut under_way = lock(&queue.progress.0);
+        let mut under_way = lock(&queue.progress.under_way);
         let origin = origin_of(snapshot, port);
         let Progress { flood, sent } = &mut *under_way;
         let mut batch = TxBatch::new();

@@ -1,0 +1,3 @@
+//! Workers with guests, devices and a relay, without a daemon.
+
+mod moves;
