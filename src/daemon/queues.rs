@@ -54,11 +54,8 @@ impl Queues {
     /// Gives all queues to one worker for good, or sets them free; whether one has moved.
     pub fn pin(&mut self, worker: Option<usize>) -> bool {
         self.pinned = worker;
-        let Some(worker) = worker else {
-            return false;
-        };
         let mut moved = false;
-        for queue in &mut self.list {
+        for (queue, worker) in self.list.iter_mut().zip(worker.into_iter().cycle()) {
             moved |= std::mem::replace(&mut queue.assignment.worker, worker) != worker;
         }
         moved

@@ -237,17 +237,13 @@ impl World {
         !moves.is_empty()
     }
 
-    /// Gives all queues of a port to one worker for good, or leaves them where they are and free to move; whether one
-    /// has moved.
-    pub fn pin(&mut self, id: PortId, worker: Option<usize>) -> bool {
-        let Some(Some(port)) = self.ports.get_mut(id.index()) else {
-            return false;
-        };
-        let moved = port.queues.pin(worker);
-        if moved {
+    /// Gives all queues of a port to one worker for good, or leaves them where they are and free to move.
+    pub fn pin(&mut self, id: PortId, worker: Option<usize>) {
+        if let Some(Some(port)) = self.ports.get_mut(id.index())
+            && port.queues.pin(worker)
+        {
             port.published = None;
         }
-        moved
     }
 
     /// What each port has to report, by name. The address that it refused last is kept.

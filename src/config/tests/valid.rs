@@ -397,6 +397,8 @@ fn a_template_of_one_needs_no_mark() {
 fn a_port_takes_from_its_group_what_it_does_not_say() {
     let config = valid(
         r#"
+        [daemon]
+        workers = 2
         [[relay]]
         name = "blue"
         [[relay]]
@@ -409,6 +411,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         native = 20
         mac_policy = "pinned"
         queues = 4
+        worker = 1
         mtu = 9000
         flood_unknown = true
         accept_own_src = true
@@ -428,6 +431,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         access = 30
         mac_policy = "trusted"
         queues = 1
+        worker = 0
         mtu = 1500
         flood_unknown = false
         reflective = true
@@ -452,6 +456,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         relay: "blue".to_owned(),
         backend: Backend::Listen(PathBuf::from("/run/all.sock")),
         queues: 4,
+        worker: Some(1),
         settings: PortConfig {
             mac_policy: MacPolicy::Pinned,
             mtu: Some(9000),
@@ -472,6 +477,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         relay: "core".to_owned(),
         backend: Backend::Listen(PathBuf::from("/run/own.sock")),
         queues: 1,
+        worker: Some(0),
         settings: PortConfig {
             mac_policy: MacPolicy::Trusted { limit: 1024 },
             mtu: Some(1500),

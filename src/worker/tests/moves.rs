@@ -1,7 +1,7 @@
 //! Queues that go from worker to worker.
 
 use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::stats::DropReason;
@@ -10,9 +10,16 @@ use crate::worker::ingress::{Moment, Path, Turn};
 use crate::worker::testing::{ALL, Guest, LIMIT, Net, frame, link};
 use crate::worker::{Polling, Pool, PortId, Settings};
 
-/// Numbered frames until it is told to stop, so many at a time that some are always under way, and not too many for
-/// the last of them to be waited for: one that is forgotten stays so. Returns how many.
-fn talk(mut send: impl FnMut(u32), to: &mut Guest, stop: &AtomicBool) -> u32 {
+/// A flow of frames, as others see it.
+#[derive(Default)]
+struct Flow {
+    received: AtomicU32,
+    stop: AtomicBool,
+}
+
+/// Numbered frames until it is told to stop, a few at a time, of which the last is waited for: one that is forgotten
+/// stays so.
+fn talk(mut send: impl FnMut(u32), to: &mut Guest, flow: &Flow) {
     let (mut sent, mut received) = (0, 0);
     for burst in (1..=9).cycle() {
         for _ in 0..burst {
@@ -24,16 +31,24 @@ fn talk(mut send: impl FnMut(u32), to: &mut Guest, stop: &AtomicBool) -> u32 {
                 Some((_, number)) => {
                     assert_eq!(number, received, "a gap, or out of order");
                     received += 1;
+                    flow.received.store(received, Ordering::Relaxed);
                     to.refill();
                 }
                 None => assert!(to.rx.wait(LIMIT).unwrap(), "frame {received} is lost"),
             }
         }
-        if stop.load(Ordering::Relaxed) {
-            break;
+        if flow.stop.load(Ordering::Relaxed) {
+            return;
         }
     }
-    sent
+}
+
+fn until(done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < 2 * LIMIT, "a queue is not taken");
+        std::thread::yield_now();
+    }
 }
 
 fn from_guest(guest: &mut Guest, from: usize, to: usize) -> impl FnMut(u32) {
@@ -60,34 +75,29 @@ fn flows_keep_their_order(polling: Polling, moves: usize) {
         rx_wait_ns: LIMIT.as_nanos() as u64,
     };
     let pool = Pool::start(settings, |_| {}).unwrap();
-    let senders = [0, 2, 5];
-    let stop = AtomicBool::new(false);
+    let flows: [Flow; 3] = Default::default();
     let [a, b, c, d, e] = &mut guests[..] else {
         unreachable!()
     };
     std::thread::scope(|scope| {
         let talking = [
-            scope.spawn(|| talk(from_guest(a, 0, 1), b, &stop)),
-            scope.spawn(|| talk(from_guest(c, 2, 3), d, &stop)),
-            scope.spawn(|| talk(from_wire(&wire, 5, 4), e, &stop)),
+            scope.spawn(|| talk(from_guest(a, 0, 1), b, &flows[0])),
+            scope.spawn(|| talk(from_guest(c, 2, 3), d, &flows[1])),
+            scope.spawn(|| talk(from_wire(&wire, 5, 4), e, &flows[2])),
         ];
+        let failed = || talking.iter().any(|thread| thread.is_finished());
         for turn in 0..moves {
             let worker = |port| (port / 2 + turn) % 2;
             pool.publish(net.snapshot(1, worker));
-            let begun = Instant::now();
-            for port in senders {
-                while net.worker(port) != Some(worker(port)) {
-                    assert!(begun.elapsed() < LIMIT, "queue {port} is not taken");
-                    std::thread::yield_now();
-                }
-            }
-            if talking.iter().any(|thread| thread.is_finished()) {
-                break;
+            for (port, flow) in [0, 2, 5].into_iter().zip(&flows) {
+                until(|| failed() || net.worker(port) == Some(worker(port)));
+                // It is served there, and not by chance at the next move.
+                let before = flow.received.load(Ordering::Relaxed);
+                until(|| failed() || flow.received.load(Ordering::Relaxed) >= before + 10);
             }
         }
-        stop.store(true, Ordering::Relaxed);
-        for thread in talking {
-            assert!(thread.join().unwrap() > 0);
+        for flow in &flows {
+            flow.stop.store(true, Ordering::Relaxed);
         }
     });
     for port in 0..6 {
@@ -102,7 +112,7 @@ fn flows_keep_their_order_over_ten_thousand_moves() {
 
 #[test]
 fn flows_keep_their_order_where_workers_sleep_at_once() {
-    flows_keep_their_order(Polling::Sleep, 3_000);
+    flows_keep_their_order(Polling::Sleep, 1_000);
 }
 
 #[test]
