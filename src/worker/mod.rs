@@ -14,6 +14,7 @@ mod ingress;
 mod link_in;
 mod link_out;
 mod mend;
+mod patience;
 mod payload;
 mod queues;
 pub mod quiescence;
