@@ -90,6 +90,7 @@ pub struct PortTable {
     pub join: Words<JoinItem>,
     pub multicast_router: Word<bool>,
     pub standby: Word<bool>,
+    pub worker: Word<i64>,
 }
 
 /// `tap = { … }`
@@ -188,6 +189,7 @@ pub struct UplinkTable {
     pub reflective: Word<bool>,
     pub take_parent: Word<bool>,
     pub default_pcp: Word<i64>,
+    pub worker: Word<i64>,
 }
 
 /// `macvtap = { … }`

@@ -55,6 +55,14 @@ impl Config {
             .chain(links)
             .map(PathBuf::as_path)
     }
+
+    /// Ports and uplinks that have a worker for good.
+    pub fn pins(&self) -> impl Iterator<Item = (&str, usize)> {
+        let ports = self.ports.iter().map(|(name, port)| (name, port.worker));
+        let uplinks = self.uplinks.iter().map(|(name, up)| (name, up.worker));
+        let all = ports.chain(uplinks);
+        all.filter_map(|(name, worker)| Some((name.as_str(), worker?)))
+    }
 }
 
 /// `[daemon]`: the process itself.
@@ -130,6 +138,8 @@ pub struct Port {
     pub backend: Backend,
     /// Queue pairs offered.
     pub queues: u16,
+    /// The worker that serves it for good; none where that may change.
+    pub worker: Option<usize>,
     /// What the relay is told of it.
     pub settings: PortConfig,
 }
@@ -189,6 +199,8 @@ pub struct Uplink {
     pub relay: String,
     /// How it leaves the daemon.
     pub attachment: Attachment,
+    /// The worker that serves it for good; none where that may change.
+    pub worker: Option<usize>,
     /// What the relay is told of it.
     pub settings: PortConfig,
 }

@@ -42,6 +42,8 @@ pub enum ApplyError {
 #[derive(Clone, Debug, PartialEq)]
 struct Wanted {
     relay: String,
+    /// The worker that it is pinned to.
+    worker: Option<usize>,
     settings: PortConfig,
     plug: Plug,
 }
@@ -91,9 +93,10 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
     let link = |name: &str| specs.get(name).map(|spec| (name.to_owned(), spec.clone()));
     let links = |name: &str| Plug::Links(link(name).into_iter().collect());
     let mut all = BTreeMap::new();
-    let mut put = |name: &str, relay: &str, settings: &PortConfig, plug| {
+    let mut put = |name: &str, relay: &str, worker, settings: &PortConfig, plug| {
         let wanted = Wanted {
             relay: relay.to_owned(),
+            worker,
             settings: settings.clone(),
             plug,
         };
@@ -105,7 +108,7 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
             Backend::Connect(path) => connect(path, port.queues),
             Backend::Tap(_) | Backend::Handed(_) => links(name),
         };
-        put(name, &port.relay, &port.settings, plug);
+        put(name, &port.relay, port.worker, &port.settings, plug);
     }
     for (name, uplink) in &config.uplinks {
         let plug = match &uplink.attachment {
@@ -121,13 +124,13 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
                     .collect(),
             ),
         };
-        put(name, &uplink.relay, &uplink.settings, plug);
+        put(name, &uplink.relay, uplink.worker, &uplink.settings, plug);
     }
     for (name, patch) in &config.patches {
         let [a, b] = Patch::end_names(name);
         for (end, name, peer) in [(&patch.a, &a, &b), (&patch.b, &b, &a)] {
             let plug = Plug::Patch { peer: peer.clone() };
-            put(name, &end.relay, &end.settings, plug);
+            put(name, &end.relay, None, &end.settings, plug);
         }
     }
     all
@@ -271,6 +274,7 @@ impl Daemon {
                 moved.map_err(|e| fail(e.to_string()))?;
             }
             self.world.set_port(id, wanted.settings.clone());
+            self.world.pin(id, wanted.worker);
             self.follow_mtu(id);
             return Ok(());
         }
@@ -294,6 +298,7 @@ impl Daemon {
             .world
             .add_port(name, relay, settings, kind)
             .map_err(|e| fail(e.to_string()))?;
+        self.world.pin(id, wanted.worker);
         let Some((address, queue_pairs)) = start else {
             self.follow_mtu(id);
             return Ok(());

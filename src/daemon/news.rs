@@ -1,11 +1,12 @@
 //! What the daemon makes of events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::Level;
 
 use super::event::{Event, SessionId};
-use super::{Daemon, device, world};
+use super::{Daemon, HOUSEKEEPING, device, world};
 use crate::agent::announce;
 use crate::frame::mac::Mac;
 use crate::vhost_user::{SHARE_HINT, Update};
@@ -86,6 +87,10 @@ impl Daemon {
                         ),
                     );
                 }
+            }
+            Event::Awake => {
+                let soon = Instant::now() + HOUSEKEEPING;
+                self.next_housekeeping = self.next_housekeeping.min(soon);
             }
             Event::Devices(changes) => self.devices_changed(&changes),
             Event::Found { search, link } => self.device_found(search, link),

@@ -73,6 +73,8 @@ enum Plug {
 struct Surroundings<'a> {
     relays: &'a Relays,
     broken: &'a Broken,
+    /// How many workers there are.
+    workers: usize,
     vepa: BTreeSet<String>,
 }
 
@@ -162,19 +164,28 @@ impl Claims {
 /// Converts what was read; what is wrong is added to `faults`.
 pub fn convert(file: &File, faults: &mut Faults) -> Config {
     let mut claims = Claims::default();
+    let before = faults.len();
     let daemon = daemon(file.daemon.as_ref(), &mut claims, faults);
+    // Where their number is not known, none is missing.
+    let workers = if faults.len() > before || file.broken.any("daemon") {
+        WORKERS_MAX as usize
+    } else {
+        daemon.workers
+    };
     let relays = Relays::read(&file.relays, &file.broken, faults);
     let (mut seats, ports) = port::read(
         &file.groups,
         &file.ports,
         &file.broken,
         &relays,
+        workers,
         &mut claims,
         faults,
     );
     let around = Surroundings {
         relays: &relays,
         broken: &file.broken,
+        workers,
         vepa: with_vepa(&seats, &file.patches),
     };
     let (ends, patches) = patch::read(&file.patches, &around, &mut claims, faults);

@@ -44,6 +44,25 @@ pub fn number<T: TryFrom<i64>>(
     None
 }
 
+/// The worker that serves a port, of `workers` in all.
+pub fn worker(word: &Word<i64>, workers: usize, faults: &mut Faults) -> Option<usize> {
+    let word = word.as_ref()?;
+    let found = usize::try_from(*word.get_ref()).ok();
+    let found = found.filter(|worker| *worker < workers);
+    if found.is_none() {
+        let help = match workers {
+            1 => "worker 0 is the only one; for more set `workers` in `[daemon]`".to_owned(),
+            _ => format!(
+                "workers are numbered from 0 to {}; for more raise `workers` in `[daemon]`",
+                workers - 1
+            ),
+        };
+        let title = format!("there is no worker {}", word.get_ref());
+        faults.push(Fault::at(word.span(), title).help(help));
+    }
+    found
+}
+
 /// One of a few names.
 pub fn choice<T: Copy>(
     word: &Word<String>,
