@@ -14,8 +14,10 @@ N ?=
 # Targets of `make fuzz`, and seconds for each.
 T ?= config frames rings messages
 S ?= 225
+# UPDATE=1 writes the table of `make instructions` anew.
+UPDATE ?=
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network bench fuzz images host-image rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network instructions bench fuzz images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +60,10 @@ networks: build ## the reference networks without guests, less than a minute; ne
 network: build ## brings up a reference network to log in to, N=B_V1; without N lists them
 	@lab/deps.sh networks
 	@python3 -m lab network $(if $(N),up $(N),list)
+
+instructions: rust ## instructions of a frame on its way through the worker, against benches/instructions.toml
+	@lab/deps.sh valgrind
+	@cargo bench --locked --quiet --bench frame_path -- instructions $(if $(UPDATE),--update)
 
 bench: rust ## what the size of a relay costs a frame
 	@cargo bench --locked --bench relay

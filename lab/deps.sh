@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh rust|lab|networks|update: brings what a build, the lab, or its networks need on Debian; silent when all is there.
+# deps.sh rust|lab|networks|valgrind|update: brings what a build, the lab, its networks, or counting need on Debian; silent when all is there.
 # It installs packages as root, or with sudo; elsewhere than on Debian it says what is missing.
 set -euo pipefail
 say() { echo "deps: $*" >&2; }
@@ -109,6 +109,8 @@ case ${1:-} in
     install binutils cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev lz4 xz-utils zstd
     ;;
   networks) networks ;;
+  # It needs the C library's symbols.
+  valgrind) install valgrind libc6-dbg ;;
   update) apt_get update ;;
-  *) say "usage: deps.sh rust|lab|networks|update"; exit 2 ;;
+  *) say "usage: deps.sh rust|lab|networks|valgrind|update"; exit 2 ;;
 esac

@@ -11,6 +11,7 @@ mod frame;
 mod ingress;
 mod link_in;
 mod link_out;
+mod manual;
 mod mend;
 mod payload;
 pub mod quiescence;
@@ -35,6 +36,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::sys::cpu;
 use crate::sys::interrupt::Interruptible;
 use crate::virtqueue::{GuestMemory, RingError};
+pub use manual::Manual;
 use quiescence::Quiescence;
 pub use snapshot::{
     Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
@@ -123,6 +125,29 @@ struct Shared {
     has_injected: AtomicBool,
 }
 
+impl Shared {
+    fn new(
+        settings: Settings,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let count = settings.workers.max(1);
+        let wake = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self {
+            quiescence: Quiescence::new(Snapshot::default(), count),
+            wake,
+            stop: AtomicBool::new(false),
+            settings,
+            events: Box::new(events),
+            started: Instant::now(),
+            rounds: Rounds::new(count),
+            injected: Mutex::default(),
+            has_injected: AtomicBool::new(false),
+        }))
+    }
+}
+
 /// A panic while such a lock was held cannot have left its value half written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -157,21 +182,8 @@ impl Pool {
         settings: Settings,
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let count = settings.workers.max(1);
-        let wake = (0..count)
-            .map(|_| EventFd::new(EFD_NONBLOCK))
-            .collect::<Result<_, _>>()?;
-        let shared = Arc::new(Shared {
-            quiescence: Quiescence::new(Snapshot::default(), count),
-            wake,
-            stop: AtomicBool::new(false),
-            settings,
-            events: Box::new(events),
-            started: Instant::now(),
-            rounds: Rounds::new(count),
-            injected: Mutex::default(),
-            has_injected: AtomicBool::new(false),
-        });
+        let shared = Shared::new(settings, events)?;
+        let count = shared.wake.len();
         let mut pool = Self {
             shared,
             threads: vec![],

@@ -111,26 +111,33 @@ impl Worker {
     pub fn run(mut self) {
         self.enter();
         while !self.shared.stop.load(Ordering::Acquire) {
-            self.shared.rounds.count(self.number);
-            if self.shared.quiescence.newest() != self.snapshot_number {
-                self.enter();
-            }
-            let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
-            if announces {
-                self.inject();
-            } else if self.hot.is_empty() {
+            if !self.pass() {
                 self.sleep();
-                continue;
             }
-            let now_ns = self.now_ns();
-            if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
-                self.asked_ns = now_ns;
-                self.ask(0);
-                self.look(now_ns);
-            }
-            self.round(now_ns);
         }
         self.shared.quiescence.leave(self.number);
+    }
+
+    /// Gives every hot queue its turn; false if there is nothing to do.
+    pub fn pass(&mut self) -> bool {
+        self.shared.rounds.count(self.number);
+        if self.shared.quiescence.newest() != self.snapshot_number {
+            self.enter();
+        }
+        let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
+        if announces {
+            self.inject();
+        } else if self.hot.is_empty() {
+            return false;
+        }
+        let now_ns = self.now_ns();
+        if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
+            self.asked_ns = now_ns;
+            self.ask(0);
+            self.look(now_ns);
+        }
+        self.round(now_ns);
+        true
     }
 
     fn moment(&self, now_ns: u64) -> Moment {

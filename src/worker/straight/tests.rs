@@ -10,9 +10,7 @@ use crate::relay::{Fdb, Mode, PortConfig, Relay, RelayConfig, Slot, VlanConfig};
 use crate::stats::PortCounters;
 use crate::uplink::{Facts, Kind};
 use crate::virtqueue::driver::{DriverFeatures, DriverMemory, QueueOptions, RegionSpec, RxQueue};
-use crate::virtqueue::{
-    GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, install_sigbus_handler,
-};
+use crate::virtqueue::{GuestMemory, ResumeAt, RingConfig, install_sigbus_handler};
 use crate::worker::egress::Patience;
 use crate::worker::{Attachment, RelayView};
 
@@ -157,33 +155,9 @@ impl Bench {
 }
 
 fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue) -> RxRing {
-    let region = &memory.regions()[0];
-    let region = Region {
-        guest_addr: 0,
-        size: region.size(),
-        user_addr: region.user_addr(),
-        offset: 0,
-        file: region.file().try_clone().unwrap(),
-    };
-    let layout = guest.layout();
-    let user = |guest| memory.user_addr(guest).unwrap();
-    let config = RingConfig {
-        size: layout.size,
-        desc: user(layout.desc),
-        avail: user(layout.avail),
-        used: user(layout.used),
-        log_used: None,
-        features: RingFeatures {
-            packed: false,
-            indirect: false,
-            event_idx: false,
-            in_order: false,
-            mergeable: true,
-            header_len: 12,
-        },
-        call: None,
-    };
-    let memory = Arc::new(GuestMemory::new(vec![region]).unwrap());
+    let features = DriverFeatures::from_bits(VERSION_1 | MRG_RXBUF);
+    let config = RingConfig::of_driver(memory, guest.layout(), features, guest.call_fd()).unwrap();
+    let memory = GuestMemory::of_driver(memory).unwrap();
     config
         .activate_rx(memory, None, ResumeAt::fresh(false))
         .unwrap()
