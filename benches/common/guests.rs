@@ -1,5 +1,7 @@
 //! A worker between guests, all on one thread: guests put a burst into their rings, the worker has its pass, guests
 //! take what came out.
+// Each program uses a part of it.
+#![allow(dead_code)]
 
 use std::sync::Arc;
 
@@ -117,14 +119,16 @@ impl Stage {
 }
 
 /// A guest with one pair of queues.
-struct Guest {
+pub struct Guest {
     tx: GuestTx,
     rx: RxQueue,
-    rings: Arc<PortRings>,
+    /// The device's side of its rings.
+    pub rings: Arc<PortRings>,
 }
 
 impl Guest {
-    fn new(features: DriverFeatures, largest: u32, accepts: Offloads) -> Self {
+    /// A guest that sends frames of at most `largest` bytes, header included, and receives into 256 buffers of 2 KiB.
+    pub fn new(features: DriverFeatures, largest: u32, accepts: Offloads) -> Self {
         let memory = DriverMemory::with_mib(32).expect("memory");
         let options = QueueOptions::default();
         let sent = QueueOptions {
@@ -162,7 +166,8 @@ impl Guest {
         Self { tx, rx, rings }
     }
 
-    fn send(&mut self, frames: &[Frame]) {
+    /// Puts frames into its ring.
+    pub fn send(&mut self, frames: &[Frame]) {
         for Frame { header, bytes } in frames {
             self.tx.send(header, bytes).expect("room for a burst");
         }
@@ -170,7 +175,7 @@ impl Guest {
     }
 
     /// Takes everything back and gives it to the device again; returns how many frames there were.
-    fn collect(&mut self, scratch: &mut [u8]) -> usize {
+    pub fn collect(&mut self, scratch: &mut [u8]) -> usize {
         self.tx.reclaim().expect("a ring that works");
         let mut frames = 0;
         while let Some(len) = self.rx.recv_into(scratch).expect("a ring that works") {

@@ -1,6 +1,8 @@
 //! Measuring several things in turn, so that what the machine does meanwhile happens to all of them.
 // Each program uses a part of it.
 #![allow(dead_code)]
+// Numbers are far below 2^52.
+#![allow(clippy::cast_precision_loss)]
 
 use std::time::{Duration, Instant};
 
