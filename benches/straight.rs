@@ -29,7 +29,7 @@ use evb::uplink::{Link, PacketSpec, Spec, TapSpec, open};
 use evb::virtqueue::driver::{DriverFeatures, DriverMemory, QueueOptions, RxQueue};
 use evb::virtqueue::{Gather, GuestMemory, ResumeAt, RingConfig, RxRing};
 use evb::worker::{
-    Attachment, Polling, Pool, Port, PortId, PortRings, RelayView, Settings, Snapshot,
+    Assignment, Attachment, Polling, Pool, Port, PortId, PortRings, RelayView, Settings, Snapshot,
 };
 
 use frames::{Frame, mac};
@@ -204,7 +204,7 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
             relay: 0,
             slot: slot(n),
             counters: Arc::new([PortCounters::default()]),
-            workers: vec![0],
+            queues: vec![Assignment::new(0)],
             attachment,
         }))
     };
@@ -220,6 +220,7 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
         vlans: Arc::new([]),
     };
     Snapshot {
+        epoch: 1,
         ports: vec![
             port(0, Attachment::Rings(Arc::new(rings))),
             port(1, Attachment::Link(Some(Arc::clone(link)))),
@@ -229,9 +230,12 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
 }
 
 fn ring(memory: &DriverMemory, guest: &RxQueue, features: DriverFeatures) -> RxRing {
-    let config = RingConfig::of_driver(memory, guest.layout(), features, guest.call_fd());
+    let config = RingConfig::of_driver(memory, guest.layout(), features);
+    let config = RingConfig {
+        call: Some(Arc::new(guest.call_fd().try_clone().expect("a descriptor"))),
+        ..config.expect("the ring is in the memory")
+    };
     let memory = GuestMemory::of_driver(memory).expect("memory");
-    let config = config.expect("the ring is in the memory");
     let ring = config.activate_rx(memory, None, ResumeAt::fresh(false));
     ring.expect("a ring that works")
 }

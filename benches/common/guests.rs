@@ -12,7 +12,10 @@ use evb::virtqueue::driver::{
     DriverFeatures, DriverMemory, QueueOptions, RxQueue, TxQueue as GuestTx,
 };
 use evb::virtqueue::{GuestMemory, ResumeAt, RingConfig};
-use evb::worker::{Attachment, Manual, Port, PortId, PortRings, RelayView, Snapshot, TxQueue};
+use evb::worker::{
+    Assignment, Attachment, Manual, Port, PortId, PortRings, RelayView, Snapshot, TxQueue,
+};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::frames::{BROADCAST, Frame, mac};
 
@@ -142,12 +145,14 @@ impl Guest {
         rx.refill();
         rx.kick().expect("a kick");
         let mapped = GuestMemory::of_driver(&memory).expect("memory");
-        let config = |layout, call| RingConfig::of_driver(&memory, layout, features, call);
+        let config = |layout, call: &EventFd| RingConfig {
+            call: Some(Arc::new(call.try_clone().expect("a descriptor"))),
+            ..RingConfig::of_driver(&memory, layout, features).expect("a ring")
+        };
         let at = ResumeAt::fresh(features.packed);
-        let tx_ring = config(tx.layout(), tx.call_fd()).expect("a ring");
+        let tx_ring = config(tx.layout(), tx.call_fd());
         let tx_ring = tx_ring.activate_tx(Arc::clone(&mapped), None, at);
-        let rx_ring = config(rx.layout(), rx.call_fd()).expect("a ring");
-        let rx_ring = rx_ring.activate_rx(mapped, None, at);
+        let rx_ring = config(rx.layout(), rx.call_fd()).activate_rx(mapped, None, at);
         let queue = TxQueue::new(
             0,
             Arc::new(tx_ring.expect("a ring that works")),
@@ -206,11 +211,12 @@ fn snapshot(relay: RelayConfig, ports: Vec<PortConfig>, guests: &[Guest]) -> Sna
             relay: 0,
             slot,
             counters: Arc::new([PortCounters::default()]),
-            workers: vec![0],
+            queues: vec![Assignment::new(0)],
             attachment: Attachment::Rings(Arc::clone(&guest.rings)),
         }))
     };
     Snapshot {
+        epoch: 1,
         ports: slots.iter().zip(guests).map(port).collect(),
         relays: vec![Some(Arc::new(view))],
     }

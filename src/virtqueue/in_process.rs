@@ -6,8 +6,6 @@
 use std::io;
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::driver::{DriverFeatures, DriverMemory, RingLayout};
 use super::memory::{GuestMemory, Region};
 use super::ring::{RingConfig, RingFeatures};
@@ -34,16 +32,15 @@ impl GuestMemory {
 }
 
 impl RingConfig {
-    /// The ring of a driver's queue in this process. Calls go to `call`.
+    /// The ring of a driver's queue in this process, which nobody is called for.
     ///
     /// # Errors
     ///
-    /// That of duplicating the descriptor, or that the ring does not lie in `memory`.
+    /// That the ring does not lie in `memory`.
     pub fn of_driver(
         memory: &DriverMemory,
         layout: RingLayout,
         features: DriverFeatures,
-        call: &EventFd,
     ) -> io::Result<RingConfig> {
         let user = |guest| {
             let outside = || io::Error::other("the ring is not in the driver's memory");
@@ -63,7 +60,8 @@ impl RingConfig {
                 mergeable: features.mergeable,
                 header_len: features.header_len.into(),
             },
-            call: Some(Arc::new(call.try_clone()?)),
+            call: None,
+            position: None,
         })
     }
 }

@@ -21,8 +21,10 @@ impl OwnDevice {
         features: DriverFeatures,
         role: Role,
     ) -> Self {
-        let call = EventFd::new(EFD_NONBLOCK).unwrap();
-        let config = RingConfig::of_driver(memory, layout, features, &call).unwrap();
+        let config = RingConfig {
+            call: Some(Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())),
+            ..RingConfig::of_driver(memory, layout, features).unwrap()
+        };
         let guest = GuestMemory::of_driver(memory).unwrap();
         let at = ResumeAt::fresh(features.packed);
         match role {
