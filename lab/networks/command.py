@@ -16,9 +16,11 @@ from ..evb import BINARY
 from ..process import IMAGES
 from . import netns
 from .build import PAGE, Built, prefix
+from .elements import ELEMENTS
 from .reference import NETWORKS
 
 _HOME = pathlib.Path('/run/evb-lab')
+_ALL = NETWORKS | ELEMENTS
 
 
 def _directory(network):
@@ -33,7 +35,7 @@ def add_words(parser):
                        ('down', 'take it down, or what a crash left of it')):
         action = actions.add_parser(name, help=text)
         if name != 'list':
-            action.add_argument('network', choices=NETWORKS, metavar='NETWORK', help=' '.join(NETWORKS))
+            action.add_argument('network', choices=_ALL, metavar='NETWORK', help=' '.join(_ALL))
         if name == 'up':
             action.add_argument('--guests', action='store_true', help='the stations are VMs, under QEMU')
         if name == 'shell':
@@ -44,7 +46,7 @@ def main(options):
     """Does what the command line says; the exit status."""
     if options.action == 'list':
         return _list()
-    network = NETWORKS[options.network]
+    network = _ALL[options.network]
     if why := netns.missing():
         print(why)
         return 1
@@ -61,8 +63,8 @@ def main(options):
 
 
 def _list():
-    for network in NETWORKS.values():
-        print(f'{network.name}  {"up   " if _directory(network).exists() else "     "}{network.title}')
+    for network in _ALL.values():
+        print(f'{network.name:18}{"up" if _directory(network).exists() else "":4}{network.title}')
     return 0
 
 

@@ -72,8 +72,9 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A reference network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs,
-    and the check insists on it."""
+    """A network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs, and the check
+    insists on it. `local`: the relay reflects for itself. `by_nic`: siblings are MACVTAP devices of one NIC, which is shown
+    what the kernel passes from one to another."""
     name: str
     title: str
     hosts: tuple
@@ -83,6 +84,8 @@ class Network:
     cables: tuple = ()
     reflecting: bool = False
     leaks: bool = False
+    local: bool = False
+    by_nic: bool = False
     variants: tuple = ()
 
     def host(self, name):
@@ -124,8 +127,9 @@ class Network:
                 and (one.host, one.device) == (other.host, other.device))
 
     def direct(self, one, other):
-        """The pair rule: siblings talk directly if both are in mode bridge ..."""
-        return self.siblings(one, other) and one.mode == other.mode == 'bridge'
+        """The pair rule: siblings talk directly if both are in mode bridge, or their relay reflects for itself ..."""
+        return self.siblings(one, other) and (
+            one.mode == other.mode == 'bridge' or self.local and 'private' not in (one.mode, other.mode))
 
     def hears(self, listener, speaker):
         """... otherwise by way of a switch that reflects, if neither is private. Who is no sibling is heard by all in
@@ -183,9 +187,12 @@ class Network:
             up, down = self._cable(speaker), self._cable(listener)
             if up and not self.direct(speaker, listener):
                 answers[f'{up.name} up'] = self._on(up, frame, speaker)
-            if down and (self.reflecting if self.siblings(speaker, listener) else True):
-                if not self.direct(speaker, listener):
-                    answers[f'{down.name} down'] = self._on(down, frame, speaker)
+            if self.direct(speaker, listener):
+                comes_down = self.by_nic
+            else:
+                comes_down = self.reflecting or not self.siblings(speaker, listener)
+            if down and comes_down:
+                answers[f'{down.name} down'] = self._on(down, frame, speaker)
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 
     def leaking(self):
