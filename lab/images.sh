@@ -61,7 +61,7 @@ if [[ ! -f kernel/version ]]; then
 fi
 cp kernel/boot/vmlinuz-* vmlinuz
 python3 "$here/extract_vmlinux.py" vmlinuz vmlinux
-modules=(virtio_pci virtio_net af_packet 8021q)
+modules=(virtio_pci virtio_net af_packet 8021q vmxnet3)
 "$here/mkinitrd.sh" kernel guest.cpio "${modules[@]}" -- iperf3 ethtool
 "$here/mkinitrd.sh" kernel boot.cpio "${modules[@]}" -- "$PWD/kexec/sbin/kexec"
 "$here/bare/build.sh" "$PWD/bare.elf"

@@ -1,11 +1,14 @@
 """The elements of networks, end to end, by the same description and the same checks as the networks; and what only one
 of them has to show."""
-from ..guest import mac
+import contextlib
+import dataclasses
+
+from ..guest import mac, ping_figures
 from ..networks import probe
 from ..networks.describe import Variant
 from ..networks.elements import ELEMENTS
 from ..process import wait_for
-from ..runner import check
+from ..runner import cell, check
 from .networks import built, walk
 
 _SECOND = mac(0x99)                                 # another address of vm1, which is in no configuration
@@ -66,8 +69,53 @@ _PARTS = {
 }
 
 
-@check(suite='networks', cases={name: (element,) for name, element in ELEMENTS.items()})
+@check(suite='networks', cases={
+    name: (element,) for name, element in ELEMENTS.items() if not any(s.function for s in element.stations)})
 def element(lab, element):
     """An element by itself, its stations being namespaces."""
     part = _PARTS.get(element.name)
     return walk(built(lab, element), {'its own': part} if part else {})
+
+
+@check()
+def failover(lab):
+    """A failover pair: the guest uses the function, and sends by evb only while it migrates, to another one."""
+    it = built(lab, ELEMENTS['failover'])
+    network, here, there = it.network, it.daemons['host'], it.daemons['target']
+    station, gateway = network.station('vm1'), network.gateways[0]
+
+    def carried(daemon):
+        return daemon.counters('vm1')['tx_frames']
+
+    def by_function(guest):
+        """The guest, its neighbour on the relay and the gateway reach each other, and nothing of it passes evb's port."""
+        guest.check('until ip link show dev eth2 | grep -q "master eth0"; do usleep 50000; done')
+        # Before Linux 6.2 both have an IPv6 address of their own beside the pair's, and speak for it.
+        guest.check('for f in eth1 eth2; do echo 1 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done')
+        guest.reach(gateway.address)
+        daemon = there if guest is not it.machines['vm1'] else here
+        before = carried(daemon)
+        sent, answered = guest.ping(network.address(network.station('vm2')), 20)
+        assert sent == answered, f'{answered} of {sent} pings answered'
+        it.run(network.station('vm2'), 'busybox', 'ping', '-c', '3', '-W', '5', network.address(station))
+        assert carried(daemon) == before, f'{carried(daemon) - before} frames went by the standby'
+
+    with cell('failover', 'guests'):
+        it.ready_guests()
+        guest = it.machines['vm1']
+        by_function(guest)
+    with cell('failover', 'migration'):
+        uri, before = f'unix:{lab.directory}/migration', carried(here)
+        other = dataclasses.replace(station, host='target', function='vf1')
+        moved = lab.enter_context(contextlib.closing(it.boot(other, 'moved', incoming=uri)))
+        marker = guest.check('cat /proc/sys/kernel/random/boot_id')
+        guest.background(f'ping -i 0.1 -c 150 {gateway.address}', 'ping')
+        state = guest.migrate(uri)
+        assert carried(here) > before, 'nothing went by the standby while the function was unplugged'
+        guest.close()
+        moved.console.send('')                      # its console is another one now
+        assert moved.check('cat /proc/sys/kernel/random/boot_id') == marker
+        by_function(moved)
+        sent, answered = ping_figures(moved.gathered('ping'))
+        assert answered > sent * 0.8, f'{answered} of {sent} pings answered'
+        return f'down for {state["downtime"]} ms, {sent - answered} of {sent} pings missed'

@@ -72,17 +72,17 @@ def _up(network, guests):
     if not pathlib.Path(BINARY).exists():
         print(f'there is no {BINARY}: make build')
         return 1
-    if guests and not (IMAGES / 'guest.cpio').exists():
+    directory = _directory(network)
+    built = Built(network, directory, guests=[s.name for s in network.stations] if guests else (), stays=True)
+    if built.guests and not (IMAGES / 'guest.cpio').exists():
         print('there are no images for guests: make images')
         return 1
     _down(network)
-    directory = _directory(network)
     directory.mkdir(parents=True)
-    built = Built(network, directory, guests=[s.name for s in network.stations] if guests else (), stays=True)
     try:
         built.up()
-        if guests:
-            print(f'{len(network.stations)} guests are booting ...', flush=True)
+        if built.guests:
+            print('booting ' + ', '.join(sorted(built.guests)) + ' ...', flush=True)
             built.ready_guests()
         else:
             built.watch().close()

@@ -35,12 +35,14 @@ class Cable:
 
 @dataclasses.dataclass(frozen=True)
 class Station:
-    """A VM. `domain` is its VLAN, or the name of its broadcast domain where there are no VLANs."""
+    """A VM. `domain` is its VLAN, or the name of its broadcast domain where there are no VLANs. One with a `function`, a TAP
+    device of the router that stands in for it, has a failover pair, and is never a namespace."""
     number: int
     host: str
     domain: object
     mode: str = 'bridge'
     device: str = 'eth1'
+    function: str = None
 
     @property
     def name(self):

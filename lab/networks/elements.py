@@ -62,4 +62,11 @@ ELEMENTS = {element.name: element for element in (
         stations=_stations('vepa'), gateways=(gateway('switch', 'gw0', 'lan', 0),), router='switch', cables=_CABLE,
         reflecting=True),
     _behind('reflect-local', 'A VEPA that reflects for itself', 'vepa', local=True),
+    Network(
+        'failover', 'A failover pair: a virtual function as primary, a port of evb as standby',
+        hosts=(Host('nic', script=('elements/failover/nic.sh',), sockets=('port1', 'port2')), _host('failover'),
+               Host('target', 'elements/failover/target.toml')),
+        stations=(Station(1, 'host', 'lan', function='vf0'), Station(2, 'host', 'lan')),
+        gateways=(gateway('nic', 'br0', 'lan', 0),), router='nic',
+        cables=(Cable('host', 'eth1', 'nic', 'port1', 'lan'), Cable('target', 'eth1', 'nic', 'port2', 'lan'))),
 )}
