@@ -9,7 +9,7 @@ from ..networks.describe import Variant
 from ..networks.elements import ELEMENTS
 from ..process import wait_for
 from ..runner import cell, check
-from .networks import built, walk
+from .networks import built, pass_patterns, walk
 
 _SECOND = mac(0x99)                                 # another address of vm1, which is in no configuration
 
@@ -66,6 +66,7 @@ _PARTS = {
     'macvtap-vepa': _second_address(False),
     'macvtap-private': _private_leaks,
     'macvtap-passthru': _second_address(True),
+    'vf-passthru': pass_patterns,
 }
 
 

@@ -107,7 +107,7 @@ def _pair_rule(built):
             compare(built)
 
 
-def _bytes(built):
+def pass_patterns(built):
     """64 patterns each way between a VM and the cable of its virtual function, all bytes as they were."""
     station, wire = 'vm1', 'host:vf0 up'
     for sender, receiver, source in ((station, wire, mac(1)), (wire, station, '52:54:00:00:00:aa')):
@@ -121,7 +121,7 @@ def _bytes(built):
             assert got == [frame], f'{sender} sent {frame.hex()}, {receiver} got {[f.hex() for f in got]}'
 
 
-def _refusal(built):
+def refusal(built):
     """A virtual function has one VM: a second one is refused by the socket, the configuration and the kernel."""
     host = built.directory / 'host'
     with socket.socket(socket.AF_UNIX) as second:
@@ -146,7 +146,7 @@ def _refusal(built):
 
 
 # What only one network has to show.
-_PARTS = {'B_M1': {'pair rule': _pair_rule}, 'B_M3': {'64 patterns': _bytes, 'second VM refused': _refusal}}
+_PARTS = {'B_M1': {'pair rule': _pair_rule}, 'B_M3': {'64 patterns': pass_patterns, 'second VM refused': refusal}}
 
 
 @check(cases={'A_V0': ('A_V0', 'vm1', 'vm4'), 'B_V0': ('B_V0', 'vm1', 'vm5'), 'B_M2': ('B_M2', 'vm1', 'vm5')})

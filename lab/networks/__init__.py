@@ -8,4 +8,5 @@ netns.py     namespaces and cables
 probe.py     raw frames, sent and caught
 build.py     brings a network up and takes it down
 command.py   python3 -m lab network ...
+functions.py one of them on functions of a NIC
 """

@@ -92,7 +92,7 @@ class Built:
         return self
 
     def _plug_cables(self):
-        for cable in self.network.cables:
+        for cable in (cable for cable in self.network.cables if not cable.blind):
             netns.cable(self.namespace(cable.host), cable.device, self.namespace(cable.switch), cable.socket)
         used = {(cable.switch, cable.socket) for cable in self.network.cables}
         for host in self.network.hosts:
@@ -191,7 +191,8 @@ class Built:
             self.field.add(gateway.name, self.namespace(gateway.host), gateway.name)
         for cable in network.cables:
             self.field.add(f'{cable.name} up', self.namespace(cable.switch), cable.socket)
-            self.field.add(f'{cable.name} down', self.namespace(cable.host), cable.device)
+            if not cable.blind:
+                self.field.add(f'{cable.name} down', self.namespace(cable.host), cable.device)
         self.field.warm_up(lambda: list(network.broadcasts()))
         return self.field
 

@@ -21,12 +21,14 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Cable:
-    """From a device of a host to a socket of a switch. What it carries is tagged, unless it is of one domain alone."""
+    """From a device of a host to a socket of a switch. What it carries is tagged, unless it is of one domain alone. At the
+    host's end of a `blind` one, which is inside a NIC, nobody can listen."""
     host: str
     device: str
     switch: str
     socket: str
     domain: object = None
+    blind: bool = False
 
     @property
     def name(self):
@@ -171,7 +173,8 @@ class Network:
                 on_it = self._on(cable, frame, speaker)
                 if cable is own:
                     answers[f'{cable.name} up'] = on_it
-                if cable.domain in (None, speaker.domain) and (cable is not own or self.reflecting):
+                comes_down = cable.domain in (None, speaker.domain) and (cable is not own or self.reflecting)
+                if comes_down and not cable.blind:
                     answers[f'{cable.name} down'] = on_it
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 
@@ -193,7 +196,7 @@ class Network:
                 comes_down = self.by_nic
             else:
                 comes_down = self.reflecting or not self.siblings(speaker, listener)
-            if down and comes_down:
+            if down and comes_down and not down.blind:
                 answers[f'{down.name} down'] = self._on(down, frame, speaker)
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 

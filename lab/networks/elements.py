@@ -63,6 +63,12 @@ ELEMENTS = {element.name: element for element in (
         reflecting=True),
     _behind('reflect-local', 'A VEPA that reflects for itself', 'vepa', local=True),
     Network(
+        'vf-passthru', 'A virtual function by MACVTAP passthru',
+        hosts=(Host('nic', script=('elements/vf-passthru/nic.sh',), sockets=('port1', 'port2')), _host('vf-passthru')),
+        stations=tuple(Station(n + 1, 'host', 'lan', 'passthrough', f'vf{n}') for n in range(2)),
+        gateways=(gateway('nic', 'br0', 'lan', 0),), router='nic',
+        cables=tuple(Cable('host', f'vf{n}', 'nic', f'port{n + 1}', 'lan') for n in range(2))),
+    Network(
         'failover', 'A failover pair: a virtual function as primary, a port of evb as standby',
         hosts=(Host('nic', script=('elements/failover/nic.sh',), sockets=('port1', 'port2')), _host('failover'),
                Host('target', 'elements/failover/target.toml')),
