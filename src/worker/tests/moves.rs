@@ -76,14 +76,14 @@ fn flows_keep_their_order(polling: Polling, moves: usize) {
     };
     let pool = Pool::start(settings, |_| {}).unwrap();
     let flows: [Flow; 3] = Default::default();
-    let [a, b, c, d, e] = &mut guests[..] else {
+    let [first, its_peer, second, other_peer, beyond] = &mut guests[..] else {
         unreachable!()
     };
     std::thread::scope(|scope| {
         let talking = [
-            scope.spawn(|| talk(from_guest(a, 0, 1), b, &flows[0])),
-            scope.spawn(|| talk(from_guest(c, 2, 3), d, &flows[1])),
-            scope.spawn(|| talk(from_wire(&wire, 5, 4), e, &flows[2])),
+            scope.spawn(|| talk(from_guest(first, 0, 1), its_peer, &flows[0])),
+            scope.spawn(|| talk(from_guest(second, 2, 3), other_peer, &flows[1])),
+            scope.spawn(|| talk(from_wire(&wire, 5, 4), beyond, &flows[2])),
         ];
         let failed = || talking.iter().any(|thread| thread.is_finished());
         for turn in 0..moves {
