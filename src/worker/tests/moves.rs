@@ -85,7 +85,11 @@ fn flows_keep_their_order(polling: Polling, moves: usize) {
             scope.spawn(|| talk(from_guest(second, 2, 3), other_peer, &flows[1])),
             scope.spawn(|| talk(from_wire(&wire, 5, 4), beyond, &flows[2])),
         ];
-        let failed = || talking.iter().any(|thread| thread.is_finished());
+        let failed = || {
+            talking
+                .iter()
+                .any(std::thread::ScopedJoinHandle::is_finished)
+        };
         for turn in 0..moves {
             let worker = |port| (port / 2 + turn) % 2;
             pool.publish(net.snapshot(1, worker));
