@@ -24,7 +24,7 @@ use evb::uplink::{Link, PacketSpec, Spec, TapSpec, open};
 use evb::virtqueue::driver::{DriverFeatures, DriverMemory, QueueOptions, RxQueue};
 use evb::virtqueue::{Gather, GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, RxRing};
 use evb::worker::{
-    Attachment, Polling, Pool, Port, PortId, PortRings, RelayView, Settings, Snapshot,
+    Assignment, Attachment, Polling, Pool, Port, PortId, PortRings, RelayView, Settings, Snapshot,
 };
 
 /// Set where the process is in its own namespace.
@@ -196,7 +196,7 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
             relay: 0,
             slot: slot(n),
             counters: Arc::new([PortCounters::default()]),
-            workers: vec![0],
+            queues: vec![Assignment::new(0)],
             attachment,
         }))
     };
@@ -212,6 +212,7 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
         vlans: Arc::new([]),
     };
     Snapshot {
+        epoch: 1,
         ports: vec![
             port(0, Attachment::Rings(Arc::new(rings))),
             port(1, Attachment::Link(Some(Arc::clone(link)))),
@@ -246,6 +247,7 @@ fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue, features: DriverFeatures) -
             header_len: features.header_len.into(),
         },
         call: Some(Arc::new(guest.call_fd().try_clone().expect("a descriptor"))),
+        position: None,
     };
     let ring = config.activate_rx(Arc::new(regions), None, ResumeAt::fresh(false));
     ring.expect("a ring that works")

@@ -7,7 +7,8 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::Segment;
+use super::copy::{Segment, prefetch_line};
+use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
 
@@ -27,6 +28,12 @@ pub(super) struct Spot {
 }
 
 impl Spot {
+    /// Where a packed ring begins.
+    pub const START: Spot = Spot {
+        index: 0,
+        wrap: true,
+    };
+
     /// As a packed ring says it: the wrap counter above 15 bits of index.
     #[inline]
     pub fn from_bits(bits: u16) -> Spot {
@@ -82,13 +89,17 @@ pub(super) trait Format {
         sink: &mut Sink<'_, '_, WRITE>,
     ) -> Result<Take, RingError>;
 
+    /// The descriptor of the chain at the cursor, and how the chain is given back, if the chain is already
+    /// known to be available and has no other descriptor. Moves nothing and checks no more than that.
+    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)>;
+
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
 
     /// The spot `slots` further.
     fn advance(&self, spot: Spot, slots: u16) -> Spot;
 
-    /// Writes used elements from `at` on, without making them visible.
+    /// Prepares used elements from `at` on, without making them visible.
     fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>);
 
     /// Makes the elements from `from` to `to` visible to the guest.
@@ -194,6 +205,36 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         result
     }
 
+    /// Takes the chain at the cursor if it is of the simplest kind, as most are: one buffer, of at least
+    /// `want` bytes, in the same region as the last. If it is not, nothing has happened, and
+    /// [`Format::take`] looks at it as if nobody had.
+    #[inline]
+    pub fn take_single<F: Format>(
+        &mut self,
+        format: &F,
+        cursor: &mut Cursor,
+        want: u32,
+    ) -> Option<Used> {
+        let (d, used) = format.single(cursor)?;
+        let Descriptor { addr, len, .. } = d;
+        if (d.flags & WRITE_FLAG != 0) != WRITE || len < want || len == 0 {
+            return None;
+        }
+        let ptr = self.state.lookup.find_here(addr, len)?;
+        prefetch::<WRITE>(ptr);
+        let len = if WRITE { want } else { len };
+        // SAFETY: `ptr` was just looked up for at least `len` bytes in the memory that `lookup` borrows
+        // for `'m`.
+        let segment = unsafe { Segment::new(ptr, len, addr) };
+        self.segments.try_push(segment).ok()?;
+        self.state.len = len.into();
+        cursor.spot = format.advance(cursor.spot, 1);
+        Some(Used {
+            written: if WRITE { len } else { 0 },
+            ..used
+        })
+    }
+
     /// Adds one buffer. Bytes beyond those wanted are checked but not collected.
     #[inline]
     pub fn push(
@@ -279,24 +320,11 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
     }
 }
 
-/// Hints that the first bytes of a buffer are about to be read, or written. Never faults.
+/// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    for line in [ptr, ptr.wrapping_add(64)] {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
-        // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            if WRITE {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
-    }
+    prefetch_line::<WRITE>(ptr);
+    prefetch_line::<WRITE>(ptr.wrapping_add(64));
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

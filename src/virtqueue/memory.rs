@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::error::MemoryError;
-use super::mapping::{Mapping, PAGE};
+use super::mapping::{FileId, Mapping, PAGE};
 
 /// How many regions a table may have; what QEMU calls memory slots.
 pub const MAX_SLOTS: usize = 509;
@@ -145,6 +145,14 @@ impl GuestMemory {
         })
     }
 
+    /// Which byte of which file is at a front-end address: what outlasts the front end's connection, and ours.
+    pub(super) fn origin(&self, address: u64) -> Option<(FileId, u64)> {
+        self.regions.iter().find_map(|r| {
+            let offset = address.wrapping_sub(r.user);
+            (offset < r.size).then(|| (r.mapping.file(), r.mapping.offset() + offset))
+        })
+    }
+
     /// Index of the region that holds a guest address.
     fn region_of(&self, address: u64) -> Option<usize> {
         let index = self
@@ -194,14 +202,21 @@ impl<'m> Lookup<'m> {
     /// here (fewer where a buffer continues in a neighbouring region). `None` outside guest memory.
     #[inline]
     pub fn find(&mut self, address: u64, len: u32) -> Option<(*mut u8, u32)> {
-        let offset = address.wrapping_sub(self.guest);
-        if offset < self.size && u64::from(len) <= self.size - offset {
-            return Some((self.host.wrapping_add(offset as usize), len));
+        if let Some(ptr) = self.find_here(address, len) {
+            return Some((ptr, len));
         }
         *self = Lookup::containing(self.memory, address)?;
         let offset = address - self.guest;
         let here = u64::from(len).min(self.size - offset) as u32;
         Some((self.host.wrapping_add(offset as usize), here))
+    }
+
+    /// Pointer to `len` bytes at `address`, if they lie in the region that was found last.
+    #[inline]
+    pub fn find_here(&self, address: u64, len: u32) -> Option<*mut u8> {
+        let offset = address.wrapping_sub(self.guest);
+        (offset < self.size && u64::from(len) <= self.size - offset)
+            .then(|| self.host.wrapping_add(offset as usize))
     }
 
     #[cold]

@@ -25,6 +25,8 @@ use super::ledger::{Ledger, Range};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
+use super::sum;
+use crate::frame::checksum::Sum;
 
 /// What a call of [`RxRing::reserve`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +231,12 @@ impl RxRing {
     #[inline]
     pub fn copy(&self, dst: &[Segment<'_>], frame: &Gather<'_>) -> usize {
         copy::copy(dst, frame, self.window.log.as_deref())
+    }
+
+    /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`
+    /// bytes, and marks it in the dirty log; the sum of it.
+    pub fn copy_summed(&self, dst: &[Segment<'_>], at: usize, frame: &Gather<'_>) -> Sum {
+        sum::copy_summed(dst, at, frame, self.window.log.as_deref())
     }
 
     /// Reads a frame from an uplink into the segments of one grant, but for its first bytes, and marks
@@ -453,6 +461,22 @@ impl<F: Format> Walk<'_, '_, F> {
     /// Takes as many chains as `want` bytes need, or none.
     #[inline]
     fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
+        let least = want.max(self.features.header_len as u32);
+        if self.slots < self.size
+            && !self.chains.is_full()
+            && let Some(used) = self.sink.take_single(self.format, &mut self.cursor, least)
+        {
+            let end = self.sink.segments() as u32;
+            self.chains.push(RxChain { used, end });
+            self.slots += 1;
+            return Ok(Outcome::Fits);
+        }
+        self.walk(want)
+    }
+
+    /// The same where it takes more than one buffer, or another look.
+    #[inline(never)]
+    fn walk(&mut self, want: u32) -> Result<Outcome, RingError> {
         let (spot, slots) = (self.cursor.spot, self.slots);
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let outcome = self.collect(want)?;

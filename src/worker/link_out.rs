@@ -1,17 +1,17 @@
 //! Delivery to a device of the host.
 
-use super::count::Counts;
+use super::count::{Counts, Sum};
 use super::egress::Outcome;
 use super::frame::{Frame, MAX_HEAD};
-use super::mend::Mended;
+use super::mend::Mending;
 use super::payload::Payload;
 use super::route::Job;
 use crate::frame::ethernet::TAG_LEN;
-use crate::frame::offloads::{Offloads, Repair};
+use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
 use crate::uplink::{self, LinkQueue};
-use crate::virtqueue::Gather;
+use crate::virtqueue::{self, Gather};
 
 /// One queue of a device during one burst.
 pub struct LinkOut<'a> {
@@ -29,7 +29,7 @@ impl LinkOut<'_> {
         payload: Payload<'_, '_>,
         outcome: &mut impl Outcome,
     ) {
-        let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
+        let mut vnet = frame.header_for(self.accepts);
         let mut tagged = [0; MAX_HEAD + TAG_LEN];
         let head = if job.action.is_keep() {
             frame.head()
@@ -48,23 +48,27 @@ impl LinkOut<'_> {
         }
     }
 
-    /// Sends what repair has made of `frame`.
+    /// Sends the frames that repair makes of `frame`.
     pub fn send_mended(
         &self,
-        mended: &Mended<'_>,
+        mending: &mut Mending<'_>,
         (job, frame): (&Job, &Frame),
         outcome: &mut impl Outcome,
     ) {
-        let header = header(mended.header);
-        for head in mended.frames() {
-            let whole = Gather {
-                header: &header,
-                head,
-                rest: &[],
-                rest_skip: 0,
-                rest_len: 0,
-            };
-            if let Err(reason) = self.write(&whole, head.len(), (job, frame)) {
+        let header = header(mending.header());
+        for index in 0..mending.frames() {
+            let sent = mending
+                .make(index, |_, rest| virtqueue::sum(rest))
+                .and_then(|made| {
+                    let len = made.head.len() + made.rest.rest_len;
+                    let whole = Gather {
+                        header: &header,
+                        head: made.head,
+                        ..made.rest
+                    };
+                    self.write(&whole, len, (job, frame))
+                });
+            if let Err(reason) = sent {
                 outcome.dropped(job.account(), reason);
                 return;
             }
@@ -89,7 +93,7 @@ impl LinkOut<'_> {
     ) -> Result<(), DropReason> {
         match self.queue.send(whole) {
             Ok(()) => {
-                self.counts.rx(job.vid, frame.header.dst, len);
+                self.counts.rx(job.vid, Sum::one(frame.header.dst, len));
                 Ok(())
             }
             Err(error) if uplink::is_full(&error) => Err(DropReason::UplinkBusy),
