@@ -193,18 +193,15 @@ fn run(size: u16) -> Outcome {
             c.send_burst(0, frames.iter().map(Vec::as_slice));
             sent += OTHERS;
             thread::sleep(Duration::from_millis(1));
-            while d.recv_any(Duration::ZERO).is_some() {
-                arrived += 1;
-            }
+            arrived += arrivals(&mut d);
         }
         let data = bytes.load(Ordering::Relaxed) - before;
         gigabits = data as f64 * 8e-9 / begun.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
     });
+    // With one worker all that was sent has arrived when it is given back.
     c.drain(0);
-    while d.recv_any(Duration::ZERO).is_some() {
-        arrived += 1;
-    }
+    arrived += arrivals(&mut d);
     let dropped = evb.counter("p1", "ring_full");
     evb.stop();
     Outcome {
@@ -213,6 +210,13 @@ fn run(size: u16) -> Outcome {
         sent,
         lost: sent - arrived,
     }
+}
+
+/// Frames of the other sender that have come; before all addresses are known there are others.
+fn arrivals(guest: &mut Guest) -> u32 {
+    let frames = std::iter::from_fn(|| guest.recv_any(Duration::ZERO));
+    let of_other = frames.filter(|frame| frame.bytes[6..12] == mac(2));
+    of_other.count() as u32
 }
 
 fn main() {
