@@ -247,6 +247,7 @@ fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue, features: DriverFeatures) -
             header_len: features.header_len.into(),
         },
         call: Some(Arc::new(guest.call_fd().try_clone().expect("a descriptor"))),
+        position: None,
     };
     let ring = config.activate_rx(Arc::new(regions), None, ResumeAt::fresh(false));
     ring.expect("a ring that works")

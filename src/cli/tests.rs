@@ -46,6 +46,7 @@ fn run_takes_a_file_or_ports() {
         config: Some("/etc/evb.toml".into()),
         ports: vec![],
         control: None,
+        state: None,
         workers: None,
     };
     assert_eq!(run("evb run --config /etc/evb.toml"), expected);
@@ -53,10 +54,11 @@ fn run_takes_a_file_or_ports() {
         config: None,
         ports: vec!["/a".into(), "/b".into(), "/c".into()],
         control: Some("/c.sock".into()),
+        state: Some("/s".into()),
         workers: Some(2),
     };
     assert_eq!(
-        run("evb run --port /a --port /b /c --control /c.sock --workers 2"),
+        run("evb run --port /a --port /b /c --control /c.sock --state /s --workers 2"),
         expected
     );
     let here = std::env::current_dir().unwrap();

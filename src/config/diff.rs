@@ -193,6 +193,7 @@ impl Parts for Daemon {
     fn compare(from: &Self, to: &Self, words: &mut Words) {
         compare!(words, Daemon, from, to, {
             control => "control", Restart;
+            state => "state", Restart;
             workers => "workers", Restart;
             cpus => "cpus", Restart;
             poll => "poll", Restart;

@@ -22,6 +22,7 @@ pub type Words<T> = Option<Spanned<Vec<Spanned<T>>>>;
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct DaemonTable {
     pub control: Word<String>,
+    pub state: Word<String>,
     pub workers: Word<i64>,
     pub cpus: Words<i64>,
     pub poll: Word<String>,

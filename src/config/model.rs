@@ -28,6 +28,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Every directory in which sockets and files are.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        let sockets = self.sockets().filter_map(Path::parent);
+        sockets.chain(self.daemon.state.as_deref())
+    }
+
     /// Every unix socket that is listened on or connected to.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         let ports = self.ports.values().filter_map(|port| match &port.backend {
@@ -64,6 +70,8 @@ impl Config {
 pub struct Daemon {
     /// Socket of the API; none where it is not named.
     pub control: Option<PathBuf>,
+    /// Directory for what ports remember over a restart; beside each socket where it is not named.
+    pub state: Option<PathBuf>,
     /// Number of forwarding threads.
     pub workers: usize,
     /// CPUs of the workers, in their order; empty where they are not pinned.
@@ -80,6 +88,7 @@ impl Default for Daemon {
     fn default() -> Daemon {
         Daemon {
             control: None,
+            state: None,
             workers: 1,
             cpus: Vec::new(),
             poll: Poll::Adaptive,

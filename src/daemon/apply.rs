@@ -4,13 +4,14 @@
 //! and added again, which its front end sees as a reconnect.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
 use super::links::Named;
+use super::positions::Keeper;
 use super::world::Kind;
 use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
 use crate::relay::PortConfig;
@@ -305,6 +306,12 @@ impl Daemon {
         let Some(news) = self.world.port(id).map(|port| Arc::clone(&port.news)) else {
             return Ok(());
         };
+        let keeper = Arc::new(Keeper::new(
+            name,
+            self.positions_path(name, address),
+            2 * usize::from(queue_pairs),
+            Arc::clone(&self.privileged),
+        ));
         let endpoint = Endpoint {
             port: id,
             name: name.to_owned(),
@@ -316,6 +323,7 @@ impl Daemon {
             events: self.events.clone(),
             barrier: self.pool.barrier(),
             privileged: self.privileged.clone(),
+            keeper,
             news,
         };
         match endpoint.start(address) {
@@ -332,6 +340,20 @@ impl Daemon {
                 Err(fail(why))
             }
         }
+    }
+}
+
+impl Daemon {
+    /// The file in which a port's packed rings have their positions: named after the port in a directory of one's
+    /// choice, or beside its socket.
+    fn positions_path(&self, port: &str, address: &Address) -> PathBuf {
+        let mut path = match (&self.state, address) {
+            (Some(directory), _) => directory.join(port),
+            (None, Address::Listen(socket) | Address::Connect(socket)) => socket.clone(),
+        }
+        .into_os_string();
+        path.push(".positions");
+        path.into()
     }
 }
 

@@ -13,6 +13,7 @@ mod endpoint;
 mod event;
 mod links;
 mod news;
+mod positions;
 mod queues;
 mod reload;
 mod report;
@@ -88,6 +89,8 @@ pub struct Daemon {
     config: Config,
     /// Directories in which sockets may be: those that were named at start.
     directories: BTreeSet<PathBuf>,
+    /// Where ports keep what they remember over a restart; none: beside their sockets.
+    state: Option<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -126,6 +129,7 @@ impl Daemon {
             events,
             config: Config::default(),
             directories: BTreeSet::new(),
+            state: None,
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,

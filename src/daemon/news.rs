@@ -17,6 +17,8 @@ use crate::worker::{Fault, PortId};
 const ANNOUNCEMENTS: usize = 8;
 /// While so many announcements wait to be sent, no more are made.
 const BACKLOG: usize = 4096;
+/// What becomes of a port whose ring is of no use.
+const UNTIL_RESET: &str = "stopped until the guest resets its device";
 
 impl Daemon {
     /// Deals with one event.
@@ -151,6 +153,12 @@ impl Daemon {
                     port.note(Level::Warn, what);
                 }
             }
+            Update::Stuck(why) => {
+                device.failure = Some((device.rings.life, why.clone()));
+                if let Some(port) = self.world.port(id) {
+                    port.note(Level::Error, format_args!("{UNTIL_RESET}: {why}"));
+                }
+            }
         }
     }
 
@@ -169,7 +177,7 @@ impl Daemon {
             return;
         }
         let why = error.to_string();
-        let what = format_args!("stopped until the guest resets its device: {why}");
+        let what = format_args!("{UNTIL_RESET}: {why}");
         port.note(Level::Error, what);
         if let Some(device) = self.world.device_mut(id) {
             device.failure = Some((device.rings.life, why));

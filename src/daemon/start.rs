@@ -110,14 +110,14 @@ async fn serve(
     }
     let control = config.daemon.control.clone();
     let mut daemon = Daemon::new(pool, privileged, events, file);
+    daemon.state.clone_from(&config.daemon.state);
     let errors = daemon.establish(&config);
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
     let watching = daemon.watch_devices().await;
     watching.map_err(system("the news of network devices"))?;
-    let parents = config.sockets().filter_map(Path::parent);
-    daemon.directories = parents.map(Path::to_owned).collect();
+    daemon.directories = config.directories().map(Path::to_owned).collect();
     daemon.config = config;
     daemon.publish();
     log::info!(

@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::Segment;
+use super::copy::{Segment, prefetch_line};
 use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
@@ -28,6 +28,12 @@ pub(super) struct Spot {
 }
 
 impl Spot {
+    /// Where a packed ring begins.
+    pub const START: Spot = Spot {
+        index: 0,
+        wrap: true,
+    };
+
     /// As a packed ring says it: the wrap counter above 15 bits of index.
     #[inline]
     pub fn from_bits(bits: u16) -> Spot {
@@ -93,7 +99,7 @@ pub(super) trait Format {
     /// The spot `slots` further.
     fn advance(&self, spot: Spot, slots: u16) -> Spot;
 
-    /// Writes used elements from `at` on, without making them visible.
+    /// Prepares used elements from `at` on, without making them visible.
     fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>);
 
     /// Makes the elements from `from` to `to` visible to the guest.
@@ -314,24 +320,11 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
     }
 }
 
-/// Hints that the first bytes of a buffer are about to be read, or written. Never faults.
+/// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    for line in [ptr, ptr.wrapping_add(64)] {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
-        // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            if WRITE {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
-    }
+    prefetch_line::<WRITE>(ptr);
+    prefetch_line::<WRITE>(ptr.wrapping_add(64));
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::count::{Account, Counts, Sum, drop_at};
 use super::frame::{Frame, Frames};
 use super::snapshot::{Attachment, PortId, RelayView, Snapshot};
-use crate::frame::ethernet::{Tag, TagAction};
+use crate::frame::ethernet::{Header, TagAction};
 use crate::relay::{self, Class, PortSet, Sender, Slot, Verdict};
 use crate::stats::DropReason;
 
@@ -51,9 +51,9 @@ pub struct Entry {
 
 /// The last copy that went the shortest way. Most frames of a burst go where the one before went.
 struct Beaten {
+    header: Header,
     to: Slot,
     class: Class,
-    tag: Option<Tag>,
     /// How long a frame may be that takes it.
     longest: usize,
     job: Job,
@@ -191,14 +191,33 @@ impl Routes {
     #[inline]
     pub fn add(&mut self, here: &Entrance<'_>, frame: usize) {
         let Frame { header, len, .. } = &self.frames[frame];
-        let located = here.sender.locate(header);
-        if let Some((to, class)) = located {
-            if let Some(beaten) = &self.beaten
+        if let Some(beaten) = &self.beaten
+            && beaten.header == *header
+            && *len <= beaten.longest
+        {
+            let job = Job {
+                frame,
+                ..beaten.job
+            };
+            self.jobs.push(job);
+            self.enter(here.id, job.vid, None, frame);
+        } else {
+            self.add_another(here, frame);
+        }
+    }
+
+    /// The same for a frame with other addresses or tags than the last.
+    #[inline(never)]
+    fn add_another(&mut self, here: &Entrance<'_>, frame: usize) {
+        let Frame { header, len, .. } = &self.frames[frame];
+        if let Some((to, class)) = here.sender.locate(header) {
+            if let Some(beaten) = &mut self.beaten
                 && beaten.to == to
                 && beaten.class == class
-                && beaten.tag == header.tag
+                && beaten.header.tag == header.tag
                 && *len <= beaten.longest
             {
+                beaten.header = *header;
                 let job = beaten.job;
                 self.jobs.push(Job { frame, ..job });
                 self.enter(here.id, class.vid, None, frame);
@@ -223,7 +242,7 @@ impl Routes {
         self.beaten = self.jobs.get(jobs).map(|job| Beaten {
             to,
             class,
-            tag: self.frames[frame].header.tag,
+            header: self.frames[frame].header,
             longest: view(here.relay).passes(to, job.action),
             job: *job,
         });

@@ -42,6 +42,7 @@ pub fn ring_config(memory: &DriverMemory, layout: RingLayout) -> RingConfig {
             header_len: features.header_len.into(),
         },
         call: None,
+        position: None,
     }
 }
 

@@ -28,7 +28,7 @@ use toml::Spanned;
 pub(super) use self::port::QUEUES_OF_VM;
 use self::relay::Relays;
 use self::settings::Marks;
-use self::words::{Faults, choice, number, place, socket};
+use self::words::{Faults, choice, directory, number, place, socket};
 use super::file::{DaemonTable, PatchTable};
 use super::model::{Config, Daemon, Poll};
 use super::read::{Broken, File};
@@ -252,6 +252,10 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
         claims.socket(&path, &word.span(), faults);
         Some(path)
     });
+    let state = table
+        .state
+        .as_ref()
+        .and_then(|word| directory(word.get_ref(), word.span(), faults));
     let polls = [
         ("adaptive", Poll::Adaptive),
         ("busy", Poll::Busy),
@@ -267,6 +271,7 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
     let cool = micros(&table.cool_us, "cool_us").unwrap_or(default.cool);
     Daemon {
         control,
+        state,
         workers: workers.unwrap_or(default.workers),
         cpus: cpus(table, workers, faults),
         poll: choice(&table.poll, "poll", &polls, faults).unwrap_or(default.poll),

@@ -228,6 +228,22 @@ pub fn socket_path(path: &Path) -> Result<PathBuf, (&'static str, &'static str)>
     Ok(path.to_owned())
 }
 
+/// The path of a directory.
+pub fn directory(path: &str, at: Span, faults: &mut Faults) -> Option<PathBuf> {
+    let (wrong, right) = if !path.starts_with('/') {
+        (
+            "the path of a directory is relative",
+            "write the whole path, such as /run/evb: where the daemon runs should not matter",
+        )
+    } else if path.contains('\0') {
+        ("the path of a directory holds a zero byte", "leave it out")
+    } else {
+        return Some(PathBuf::from(path));
+    };
+    faults.push(Fault::at(at, wrong).help(right));
+    None
+}
+
 /// The name of a network device.
 pub fn device(word: &Word<String>, key: &str, table: &Span, faults: &mut Faults) -> Option<String> {
     let Some(word) = word else {

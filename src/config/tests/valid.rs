@@ -31,6 +31,7 @@ fn an_empty_file_is_an_empty_configuration() {
 fn defaults_of_the_daemon() {
     let expected = Daemon {
         control: None,
+        state: None,
         workers: 1,
         cpus: Vec::new(),
         poll: Poll::Adaptive,
@@ -42,10 +43,11 @@ fn defaults_of_the_daemon() {
 
 #[test]
 fn words_of_the_daemon() {
-    let text = "[daemon]\ncontrol = \"/run/evb/control.sock\"\nworkers = 2\ncpus = [2, 3]\n\
+    let text = "[daemon]\ncontrol = \"/run/evb/control.sock\"\nstate = \"/run/evb/state\"\nworkers = 2\ncpus = [2, 3]\n\
                 poll = \"busy\"\nrx_wait_us = 0\ncool_us = 50\n";
     let expected = Daemon {
         control: Some(PathBuf::from("/run/evb/control.sock")),
+        state: Some(PathBuf::from("/run/evb/state")),
         workers: 2,
         cpus: vec![2, 3],
         poll: Poll::Busy,

@@ -45,6 +45,7 @@ impl OwnDevice {
                 header_len: features.header_len.into(),
             },
             call: Some(Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())),
+            position: None,
         };
         let guest = Arc::new(GuestMemory::new(regions.collect()).unwrap());
         let at = ResumeAt::fresh(features.packed);
