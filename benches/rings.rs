@@ -4,6 +4,9 @@
 //! other: in turn through receive rings of 256 and of 1,024 entries. Meanwhile another port sends frames to a fourth, a few
 //! each millisecond: it is to lose none. The ratio is the median of those of neighbouring runs.
 
+// Numbers are far below 2^52.
+#![allow(clippy::cast_precision_loss)]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -138,7 +141,7 @@ fn send(mut station: Station, stop: &AtomicBool) {
     socket
         .connect(iface.context(), to, 40_000)
         .expect("an address");
-    let data = [0; 1 << 16];
+    let data = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
         let socket = station.poll();
         if socket.can_send() {
