@@ -102,7 +102,9 @@ fn check(moves: &'static [usize], interruptions: usize) {
             thread::spawn(move || pool.run(worker))
         });
         let (last, before) = moves.split_last().unwrap();
-        before.iter().for_each(|worker| pool.publish(*worker));
+        for worker in before {
+            pool.publish(*worker);
+        }
         pool.publish(last + LAST);
         for worker in workers {
             worker.join().unwrap();
