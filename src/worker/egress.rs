@@ -1,8 +1,7 @@
 //! From jobs to receivers: one reservation, one publication and at most one call for each receive
 //! ring and burst, and one copy of the payload for each receiver.
 //!
-//! Copies go from guest to guest. Only a frame that its receiver cannot take as it is (a checksum
-//! left out, a segment too large) passes through a buffer of the worker.
+//! Copies go from guest to guest, also those of frames that have to be repaired.
 
 use std::ops::Range;
 
