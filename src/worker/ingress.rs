@@ -64,13 +64,10 @@ impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
         let here = (snapshot, at.worker);
-        let (Some(port), Some(counts), Some(entrance)) = (
-            snapshot.port(id),
-            Counts::of(snapshot, id, at.worker),
-            Entrance::of(here, id, at.now_s),
-        ) else {
+        let Some(entrance) = Entrance::of(here, id, at.now_s) else {
             return Turn::Idle;
         };
+        let Entrance { port, counts, .. } = entrance;
         let Some(rings) = port.attachment.rings() else {
             return Turn::Idle;
         };
@@ -154,12 +151,10 @@ impl Path {
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
     pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
         let here = (snapshot, at.worker);
-        let (Some(counts), Some(entrance)) = (
-            Counts::of(snapshot, id, at.worker),
-            Entrance::of(here, id, at.now_s),
-        ) else {
+        let Some(entrance) = Entrance::of(here, id, at.now_s) else {
             return;
         };
+        let counts = entrance.counts;
         let bytes = &bytes[..bytes.len().min(HEAD)];
         self.routes.clear();
         let frames = &mut self.routes.frames;

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::count::Counts;
 use super::egress::Burst;
 use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
@@ -22,13 +21,10 @@ impl Path {
         sizes: &mut Sizes,
     ) -> Turn {
         let here = (snapshot, at.worker);
-        let (Some(port), Some(counts), Some(entrance)) = (
-            snapshot.port(id),
-            Counts::of(snapshot, id, at.worker),
-            Entrance::of(here, id, at.now_s),
-        ) else {
+        let Some(entrance) = Entrance::of(here, id, at.now_s) else {
             return Turn::Idle;
         };
+        let Entrance { port, counts, .. } = entrance;
         let Some(link) = port.attachment.link() else {
             return Turn::Idle;
         };

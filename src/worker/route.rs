@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::count::{Account, Counts, Sum, drop_at};
 use super::frame::{Frame, Frames};
-use super::snapshot::{Attachment, PortId, RelayView, Snapshot};
+use super::snapshot::{Attachment, Port, PortId, RelayView, Snapshot};
 use crate::frame::ethernet::{Header, TagAction};
 use crate::relay::{self, Class, PortSet, Sender, Slot, Verdict};
 use crate::stats::DropReason;
@@ -65,6 +65,10 @@ pub struct Entrance<'a> {
     snapshot: &'a Snapshot,
     worker: usize,
     id: PortId,
+    /// The port itself.
+    pub port: &'a Port,
+    /// Its counters.
+    pub counts: Counts<'a>,
     relay: &'a RelayView,
     sender: Sender<'a>,
     now: u32,
@@ -81,6 +85,8 @@ impl<'a> Entrance<'a> {
             snapshot,
             worker,
             id,
+            port,
+            counts: Counts::of(snapshot, id, worker)?,
             relay,
             sender: view(relay).sender(port.slot, now),
             now,
