@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use evb::bench;
 use evb::cli::{self, Cli, Command, Run};
 use evb::config::Config;
 use evb::daemon;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Client(client) => client.run(),
         Command::Sriov(sriov) => sriov.run(),
+        Command::Bench(options) => bench::run(&options),
         Command::Check(check) => match read(|| Config::load(&check.config)) {
             Ok(_) => ExitCode::SUCCESS,
             Err(code) => code,

@@ -8,10 +8,12 @@
 //! was asked for goes to standard output, everything else to standard error. A reader that closes the
 //! pipe early is no error.
 
+pub mod bench;
 mod client;
 pub mod logging;
 mod show;
 pub mod sriov;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +64,8 @@ pub enum Command {
     Run(Run),
     /// Check a configuration file and exit
     Check(Check),
+    /// Measure how fast frames cross the bridge on this machine
+    Bench(Box<bench::Bench>),
     /// List virtual functions of NICs, and hand them to virtual machines
     #[command(subcommand)]
     Sriov(sriov::Sriov),

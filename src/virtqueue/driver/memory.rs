@@ -235,7 +235,8 @@ impl DriverMemory {
         Ok(())
     }
 
-    fn checked(&self, guest_addr: u64, len: usize) -> Result<*mut u8, MemoryError> {
+    /// A pointer to a range that is wholly mapped, for as long as this object lives.
+    pub(super) fn checked(&self, guest_addr: u64, len: usize) -> Result<*mut u8, MemoryError> {
         self.pointer(guest_addr, len as u64)
             .ok_or(MemoryError::Outside {
                 guest_addr,

@@ -116,6 +116,51 @@ impl RxQueue {
         }))
     }
 
+    /// Takes one frame whose first bytes, as many as it has and `head` holds, go there, behind 12 bytes of header. The
+    /// rest replaces what `rest` held if `wanted` says so of them. Returns the bytes of header and frame. `head` has room
+    /// for a header at least.
+    pub fn recv_head(
+        &mut self,
+        head: &mut [u8],
+        wanted: impl FnOnce(&[u8]) -> bool,
+        rest: &mut Vec<u8>,
+    ) -> Result<Option<usize>, DeviceError> {
+        rest.clear();
+        let Some((place, head)) = head.split_first_chunk_mut::<12>() else {
+            return Ok(None);
+        };
+        let (mut len, mut filled) = (place.len(), 0);
+        let mut wanted = Some(wanted);
+        let mut keep = false;
+        let found = self.take(|from, count| {
+            len += count;
+            let now = count.min(head.len() - filled);
+            // SAFETY: `take` hands over `count` readable bytes, and `head` has room for `now` of them.
+            unsafe { copy_bytes(head.as_mut_ptr().add(filled), from, now) };
+            filled += now;
+            // What is to be known of a frame is known when the head is full.
+            if filled == head.len()
+                && let Some(wanted) = wanted.take()
+            {
+                keep = wanted(head);
+            }
+            if keep {
+                let more = count - now;
+                rest.reserve(more);
+                // SAFETY: `now + more` bytes are readable; `reserve` made the room that `set_len` then covers.
+                unsafe {
+                    let to = rest.as_mut_ptr().add(rest.len());
+                    std::ptr::copy_nonoverlapping(from.add(now), to, more);
+                    rest.set_len(rest.len() + more);
+                }
+            }
+        })?;
+        Ok(found.map(|header| {
+            *place = header;
+            len
+        }))
+    }
+
     /// Asks for a call at the next frame; true when there already is one.
     pub fn enable_calls(&mut self) -> bool {
         self.ring.enable_calls()

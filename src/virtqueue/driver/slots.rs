@@ -1,5 +1,6 @@
 //! Buffers of a queue: equal slots in one carve, and how a slot is cut into descriptors.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -80,7 +81,8 @@ pub(super) struct Slots {
     len: u32,
     header_len: u32,
     layout: Layout,
-    free: Vec<u16>,
+    /// First in, first out: with a device that works in order, a place in the ring has the same slot for ever.
+    free: VecDeque<u16>,
 }
 
 impl Slots {
@@ -115,7 +117,7 @@ impl Slots {
             len: buffer_len,
             header_len: header_len.into(),
             layout,
-            free: (0..buffers).rev().collect(),
+            free: (0..buffers).collect(),
         })
     }
 
@@ -132,15 +134,15 @@ impl Slots {
 
     /// The slot that `take` would take.
     pub fn next(&self) -> Option<u16> {
-        self.free.last().copied()
+        self.free.front().copied()
     }
 
     pub fn take(&mut self) -> Option<u16> {
-        self.free.pop()
+        self.free.pop_front()
     }
 
     pub fn give(&mut self, slot: u16) {
-        self.free.push(slot);
+        self.free.push_back(slot);
     }
 
     fn offset(&self, slot: u16) -> u64 {

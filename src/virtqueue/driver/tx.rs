@@ -14,6 +14,9 @@ use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
 use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
 
+/// Bytes of a frame in the first cache line of its buffer, behind the header.
+const LINE: usize = 52;
+
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SendError {
@@ -69,6 +72,38 @@ impl TxQueue {
             std::ptr::copy_nonoverlapping(frame.as_ptr(), to.add(self.header_len), frame.len());
         }
         self.post(slot, len);
+        Ok(())
+    }
+
+    /// Sends a frame of `len` bytes of which only the beginning is given. What follows is what its buffer last held
+    /// there: zeros, or a part of an earlier frame. For a load, whose frames differ in their first bytes only.
+    pub fn send_head(
+        &mut self,
+        header: &HeaderBytes,
+        head: &[u8],
+        len: usize,
+    ) -> Result<(), SendError> {
+        if head.len() > len {
+            return Err(SendError::Length(len));
+        }
+        let whole = self.header_len + len;
+        let slot = self.take(whole, len)?;
+        let to = self.slots.pointer(slot);
+        // SAFETY: as in `send`: the slot has room for header and `len` bytes, of which `head` is no more.
+        unsafe {
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
+            let to = to.add(self.header_len);
+            match head.first_chunk::<LINE>() {
+                // A length that the compiler knows.
+                Some(line) => {
+                    std::ptr::copy_nonoverlapping(line.as_ptr(), to, LINE);
+                    let rest = &head[LINE..];
+                    std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(LINE), rest.len());
+                }
+                None => std::ptr::copy_nonoverlapping(head.as_ptr(), to, head.len()),
+            }
+        }
+        self.post(slot, whole);
         Ok(())
     }
 
