@@ -1,12 +1,13 @@
 //! One measurement: stations connected anew, threads started, counts added up.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::error::BenchError;
+use super::error::{BenchError, system};
 use super::host::Host;
 use super::outcome::Round;
 use super::placement::Placement;
@@ -145,51 +146,63 @@ impl Bed<'_> {
         let gate = Gate::new(pairs.len().div_ceil(share));
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let copying = wires
-                .len()
-                .div_ceil(usize::from(self.options.workers))
-                .max(1);
+            let copying = wires.len().div_ceil(self.options.workers.into()).max(1);
+            // It says so as well when a thread cannot be started.
+            let _stopper = Stopper(&over);
             for (number, wires) in wires.chunks_mut(copying).enumerate() {
                 let cpu = self.placement.workers.get(number).copied();
                 let over = &over;
-                scope.spawn(move || {
+                let copy = move || {
                     pin(cpu);
                     while !over.load(Ordering::Relaxed) {
                         for wire in &mut *wires {
                             wire.turn();
                         }
                     }
-                });
+                };
+                thread::Builder::new()
+                    .name(format!("evb-copy-{number}"))
+                    .spawn_scoped(scope, copy)
+                    .map_err(system("start a thread"))?;
             }
-            let generators: Vec<_> = pairs
-                .chunks_mut(share)
-                .enumerate()
-                .map(|(number, pairs)| {
-                    let cpu = self.placement.generator.get(number).copied();
-                    let (gate, task) = (&gate, task(number));
-                    scope.spawn(move || {
-                        pin(cpu);
-                        let ready = traffic::acquaint(pairs, task.clock);
-                        // Who comes to the gate late or not at all keeps the others from waiting for ever.
-                        if !gate.pass(ready.is_ok()) {
-                            ready?;
-                            return Err(BenchError::Interrupted);
-                        }
-                        traffic::run(pairs, &task)
-                    })
-                })
-                .collect();
-            let results: Vec<_> = generators
-                .into_iter()
-                .map(|generator| {
-                    generator
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect();
-            over.store(true, Ordering::Relaxed);
-            first_error(results)
+            let mut generators = vec![];
+            for (number, pairs) in pairs.chunks_mut(share).enumerate() {
+                let cpu = self.placement.generator.get(number).copied();
+                let (gate, task) = (&gate, task(number));
+                let generate = move || {
+                    pin(cpu);
+                    let ready = traffic::acquaint(pairs, task.clock);
+                    // Who does not get there keeps the others from waiting for ever.
+                    if !gate.pass(ready.is_ok()) {
+                        ready?;
+                        return Err(BenchError::Interrupted);
+                    }
+                    traffic::run(pairs, &task)
+                };
+                let spawned = thread::Builder::new()
+                    .name(format!("evb-generator-{number}"))
+                    .spawn_scoped(scope, generate);
+                if spawned.is_err() {
+                    gate.pass(false);
+                }
+                generators.push(spawned.map_err(system("start a thread"))?);
+            }
+            let results = generators.into_iter().map(|generator| {
+                generator
+                    .join()
+                    .unwrap_or_else(|panic| resume_unwind(panic))
+            });
+            first_error(results.collect())
         })
+    }
+}
+
+/// Tells threads that copy that it is over, when it is dropped.
+struct Stopper<'a>(&'a AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -185,8 +185,8 @@ impl Case {
         let share = flows.len().div_ceil(options.queues.into());
         let mut streams = vec![];
         for (flows, number) in flows.chunks(share).zip(0..) {
-            let stream = Stream::new(from, kind, &sizes(self.size), flows)?;
-            let stream = stream.starting_at(number * share as u16);
+            let first = number * share as u16;
+            let stream = Stream::new((from, first), kind, &sizes(self.size), flows)?;
             let timed = self.test == Test::Paced;
             streams.push(if timed { stream.timed() } else { stream });
         }

@@ -229,7 +229,7 @@ impl Station {
                 None => spare.push(tx),
             }
             let rx = RxQueue::new(&memory, &make.rx(), features)?;
-            receivers.push(Receiver::new(rx));
+            receivers.push(Receiver::new(rx, make.ring_size));
         }
         Ok(Self {
             senders,
@@ -416,6 +416,8 @@ pub struct Sender {
     stream: Stream,
     header: HeaderBytes,
     pacer: Pacer,
+    /// With less room in the ring it waits for more.
+    least: usize,
     sampled: bool,
     whole: Vec<u8>,
     frames: u64,
@@ -429,6 +431,7 @@ pub struct Sender {
 impl Sender {
     fn new(queue: TxQueue, stream: Stream, sampled: bool) -> Self {
         Self {
+            least: (queue.vacant() / 4).clamp(1, 32),
             queue,
             header: stream.header().encode(),
             stream,
@@ -450,6 +453,16 @@ impl Sender {
     /// Sends what is due, up to `most` frames; returns how many it sent.
     #[inline]
     pub fn send(&mut self, now_ns: u64, most: usize) -> Result<usize, BenchError> {
+        self.turns += 1;
+        // A few at a time would cost both sides as much as many.
+        let room = self.queue.vacant();
+        if room < most.min(self.least) && {
+            self.queue.reclaim()?;
+            self.queue.vacant() < most.min(self.least)
+        } {
+            self.full += 1;
+            return Ok(0);
+        }
         self.pacer.refill(now_ns);
         let mut count = 0;
         while count < most {
@@ -477,7 +490,6 @@ impl Sender {
             self.bytes += len as u64;
             count += 1;
         }
-        self.turns += 1;
         self.frames += count as u64;
         if count > 0 {
             self.queue.kick().map_err(system("wake the back end"))?;
@@ -489,14 +501,17 @@ impl Sender {
 /// A receive queue.
 pub struct Receiver {
     queue: RxQueue,
+    /// With so many free buffers they are posted again.
+    refill: u16,
     head: [u8; HEADER + load::HEAD],
     rest: Vec<u8>,
 }
 
 impl Receiver {
-    fn new(queue: RxQueue) -> Self {
+    fn new(queue: RxQueue, buffers: u16) -> Self {
         Self {
             queue,
+            refill: (buffers / 8).clamp(1, 32),
             head: [0; HEADER + load::HEAD],
             rest: vec![],
         }
@@ -518,7 +533,8 @@ impl Receiver {
             inbox.note(head, &self.rest, len - HEADER);
             count += 1;
         }
-        if count > 0 {
+        // A few at a time would cost the back end as much as many.
+        if self.queue.free() >= self.refill {
             self.queue.refill();
             self.queue.kick().map_err(system("wake the back end"))?;
         }

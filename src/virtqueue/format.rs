@@ -282,21 +282,26 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
 /// Hints that the first bytes of a buffer are about to be read, or written. Never faults.
 #[inline]
 fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    for line in [ptr, ptr.wrapping_add(64)] {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
-        // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            if WRITE {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-            } else {
-                _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-            }
+    prefetch_line::<WRITE>(ptr);
+    prefetch_line::<WRITE>(ptr.wrapping_add(64));
+}
+
+/// The same for the bytes of one cache line.
+#[inline]
+pub(super) fn prefetch_line<const WRITE: bool>(line: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
+    // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        if WRITE {
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        } else {
+            _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

@@ -12,6 +12,10 @@ use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
 use crate::virtqueue::copy::copy_bytes;
+use crate::virtqueue::format::prefetch_line;
+
+/// How many buffers ahead the beginning of one is fetched into the cache.
+const AHEAD: u16 = 8;
 
 /// A receive queue: what the guest gets.
 #[derive(Debug)]
@@ -67,6 +71,11 @@ impl RxQueue {
             count += 1;
         }
         count
+    }
+
+    /// Buffers that the device does not hold.
+    pub fn free(&self) -> u16 {
+        self.slots.free()
     }
 
     /// Shows the posted buffers to the device and wakes it if it wishes; true if it was woken.
@@ -213,6 +222,9 @@ impl RxQueue {
     }
 
     fn pop(&mut self) -> Result<Option<(u16, u32)>, DeviceError> {
+        if let Some(slot) = self.ring.upcoming(AHEAD) {
+            prefetch_line::<false>(self.slots.pointer(slot));
+        }
         let Some(used) = self.ring.pop()? else {
             return Ok(None);
         };

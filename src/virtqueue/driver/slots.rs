@@ -133,28 +133,44 @@ impl Slots {
     }
 
     /// The slot that `take` would take.
+    #[inline]
     pub fn next(&self) -> Option<u16> {
         self.free.front().copied()
     }
 
+    #[inline]
     pub fn take(&mut self) -> Option<u16> {
         self.free.pop_front()
     }
 
+    #[inline]
     pub fn give(&mut self, slot: u16) {
         self.free.push_back(slot);
     }
 
+    /// The slot that `take` takes after `count` others, as far as is known.
+    #[inline]
+    pub fn ahead(&self, count: usize) -> Option<u16> {
+        self.free.get(count).copied()
+    }
+
+    pub fn free(&self) -> u16 {
+        self.free.len() as u16
+    }
+
+    #[inline]
     fn offset(&self, slot: u16) -> u64 {
         u64::from(slot) * stride(self.len)
     }
 
     /// First byte of a slot; valid for `len()` bytes.
+    #[inline]
     pub fn pointer(&self, slot: u16) -> *mut u8 {
         // SAFETY: slots come from `free`, so the offset is inside the carve.
         unsafe { self.buffers.pointer().add(self.offset(slot) as usize) }
     }
 
+    #[inline]
     pub fn table(&self, slot: u16) -> Option<Table> {
         let tables = self.tables.as_ref()?;
         let offset = u64::from(slot) * MAX_PARTS as u64 * 16;
@@ -167,6 +183,7 @@ impl Slots {
     }
 
     /// Descriptors of the ring that a buffer of `len` bytes takes.
+    #[inline]
     pub fn cost(&self, len: u32) -> u16 {
         if self.tables.is_some() {
             return 1;
@@ -179,6 +196,7 @@ impl Slots {
     }
 
     /// Describes the first `len` bytes of a slot. The caller keeps `parts`, which is large, from call to call.
+    #[inline]
     pub fn describe(&self, slot: u16, len: u32, parts: &mut Parts) {
         let start = self.buffers.guest_addr() + self.offset(slot);
         parts.clear();

@@ -13,9 +13,13 @@ use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
 use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
+use crate::virtqueue::format::prefetch_line;
 
 /// Bytes of a frame in the first cache line of its buffer, behind the header.
 const LINE: usize = 52;
+
+/// How many buffers ahead the beginning of one is fetched into the cache.
+const AHEAD: usize = 8;
 
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -149,6 +153,9 @@ impl TxQueue {
                 return Err(SendError::Full);
             }
         }
+        if let Some(slot) = self.slots.ahead(AHEAD) {
+            prefetch_line::<true>(self.slots.pointer(slot));
+        }
         self.slots.take().ok_or(SendError::Full)
     }
 
@@ -181,6 +188,11 @@ impl TxQueue {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Frames that can be sent, if each needs one descriptor, without asking what the device has given back.
+    pub fn vacant(&self) -> usize {
+        self.slots.free().min(self.ring.room()).into()
     }
 
     /// Frames that the device has not given back yet, as of the last [`TxQueue::reclaim`].
