@@ -137,8 +137,8 @@ fn count(vlans: u16) -> Run {
     Box::new(move || {
         for frame in 0..FRAMES {
             let vid = 1 + (frame % usize::from(vlans)) as u16;
-            counters.count_in(black_box(vid), 64);
-            counters.count_out(vid, 60);
+            counters.count_in(black_box(vid), 1, 64);
+            counters.count_out(vid, 1, 60);
         }
         FRAMES
     })
@@ -184,7 +184,7 @@ fn memory() {
     println!("\nbytes an FDB entry, at 1,048,576: {fdb:.1} reserved, {touched:.1} resident");
     let before = resident();
     let counters = VlanCounters::default();
-    (1..=4094).for_each(|vid| counters.count_in(vid, 64));
+    (1..=4094).for_each(|vid| counters.count_in(vid, 1, 64));
     let taken = (resident() - before) / 1024;
     println!("KiB for the counters of 4,094 VLANs in one worker: {taken} resident");
     black_box((net, counters));

@@ -31,6 +31,7 @@ pub const HEADER_LEN: usize = 14;
 pub const TAG_LEN: usize = 4;
 
 /// Whether a type field announces a VLAN tag, of whatever kind.
+#[inline]
 pub fn is_tpid(ethertype: u16) -> bool {
     ethertype == TPID_C || ethertype == TPID_S || TPID_LEGACY.contains(&ethertype)
 }
@@ -119,7 +120,61 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header of no frame.
+    pub const EMPTY: Header = Header {
+        dst: Mac::new([0; 6]),
+        src: Mac::new([0; 6]),
+        tag: None,
+        ethertype: 0,
+        tags: 0,
+    };
+
+    /// Becomes the header of the frame with these first bytes; see [`parse`].
+    #[inline]
+    pub fn read(&mut self, head: &[u8]) -> Result<(), DropReason> {
+        let (fixed, rest) = head
+            .split_first_chunk::<HEADER_LEN>()
+            .ok_or(DropReason::Runt)?;
+        // Two words that overlap: destination and two bytes more, two bytes less and the others.
+        let [first @ .., _, _, _, _, _, _] = *fixed;
+        let [_, _, _, _, _, _, second @ ..] = *fixed;
+        let (first, second) = (u64::from_be_bytes(first), u64::from_be_bytes(second));
+        self.dst = Mac::from_u64(first >> 16);
+        self.src = Mac::from_u64(second >> 16);
+        self.tag = None;
+        self.ethertype = second as u16;
+        self.tags = 0;
+        if is_tpid(self.ethertype) {
+            self.read_tags(rest);
+        }
+        Ok(())
+    }
+
+    /// Reads the tags that seem to follow the addresses; `rest` is what is behind the first type field.
+    #[inline(never)]
+    fn read_tags(&mut self, mut rest: &[u8]) {
+        let mut ethertype = self.ethertype;
+        while self.tags < 3 && is_tpid(ethertype) {
+            let Some(([c0, c1, n0, n1], behind)) = rest.split_first_chunk::<TAG_LEN>() else {
+                break;
+            };
+            let next = u16::from_be_bytes([*n0, *n1]);
+            if self.tag.is_none() {
+                let tci = u16::from_be_bytes([*c0, *c1]);
+                self.tag = Some(Tag {
+                    tpid: ethertype,
+                    tci,
+                });
+                self.ethertype = next;
+            }
+            self.tags += 1;
+            ethertype = next;
+            rest = behind;
+        }
+    }
+
     /// The type field at byte 12: the tag type of a tagged frame.
+    #[inline]
     pub fn outer_type(&self) -> u16 {
         self.tag.map_or(self.ethertype, |tag| tag.tpid)
     }
@@ -127,35 +182,8 @@ impl Header {
 
 /// Reads the header of a frame from its first bytes; 26 of them are enough.
 pub fn parse(head: &[u8]) -> Result<Header, DropReason> {
-    let (fixed, mut rest) = head
-        .split_first_chunk::<HEADER_LEN>()
-        .ok_or(DropReason::Runt)?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *fixed;
-    let mut header = Header {
-        dst: Mac::new([d0, d1, d2, d3, d4, d5]),
-        src: Mac::new([s0, s1, s2, s3, s4, s5]),
-        tag: None,
-        ethertype: u16::from_be_bytes([t0, t1]),
-        tags: 0,
-    };
-    let mut ethertype = header.ethertype;
-    while header.tags < 3 && is_tpid(ethertype) {
-        let Some(([c0, c1, n0, n1], behind)) = rest.split_first_chunk::<TAG_LEN>() else {
-            break;
-        };
-        let next = u16::from_be_bytes([*n0, *n1]);
-        if header.tag.is_none() {
-            let tci = u16::from_be_bytes([*c0, *c1]);
-            header.tag = Some(Tag {
-                tpid: ethertype,
-                tci,
-            });
-            header.ethertype = next;
-        }
-        header.tags += 1;
-        ethertype = next;
-        rest = behind;
-    }
+    let mut header = Header::EMPTY;
+    header.read(head)?;
     Ok(header)
 }
 
@@ -170,6 +198,7 @@ pub struct TagAction {
 
 impl TagAction {
     /// By how many bytes the frame grows.
+    #[inline]
     pub fn growth(self) -> i8 {
         i8::from(self.push.is_some()) * 4 - i8::from(self.pop) * 4
     }

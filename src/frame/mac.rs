@@ -14,12 +14,14 @@ impl Mac {
     pub const BROADCAST: Mac = Mac::from_u64(u64::MAX);
 
     /// The address with these octets, in the order of transmission.
+    #[inline]
     pub const fn new(octets: [u8; 6]) -> Mac {
         let [a, b, rest @ ..] = octets;
         Mac((u16::from_be_bytes([a, b]) as u64) << 32 | u32::from_be_bytes(rest) as u64)
     }
 
     /// The address whose number is the low 48 bits of `number`.
+    #[inline]
     pub const fn from_u64(number: u64) -> Mac {
         Mac(number & 0xffff_ffff_ffff)
     }
@@ -31,21 +33,25 @@ impl Mac {
     }
 
     /// The address as a number below 2^48.
+    #[inline]
     pub const fn to_u64(self) -> u64 {
         self.0
     }
 
     /// Whether it is a group address: multicast or broadcast.
+    #[inline]
     pub const fn is_group(self) -> bool {
         self.0 >> 40 & 1 != 0
     }
 
     /// Whether it is the broadcast address.
+    #[inline]
     pub const fn is_broadcast(self) -> bool {
         self.0 == Mac::BROADCAST.0
     }
 
     /// Whether all its octets are zero.
+    #[inline]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }

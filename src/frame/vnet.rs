@@ -93,19 +93,15 @@ impl VnetHeader {
     /// Encodes the header; the first [`Self::LEGACY_LEN`] bytes are the legacy form.
     #[inline]
     pub fn encode(&self) -> [u8; Self::LEN] {
+        let low = u64::from(self.flags)
+            | u64::from(self.gso_type) << 8
+            | u64::from(self.hdr_len) << 16
+            | u64::from(self.gso_size) << 32
+            | u64::from(self.csum_start) << 48;
+        let high = u32::from(self.csum_offset) | u32::from(self.num_buffers) << 16;
         let mut bytes = [0; Self::LEN];
-        bytes[0] = self.flags;
-        bytes[1] = self.gso_type;
-        let fields = [
-            self.hdr_len,
-            self.gso_size,
-            self.csum_start,
-            self.csum_offset,
-            self.num_buffers,
-        ];
-        for (to, field) in bytes[2..].as_chunks_mut::<2>().0.iter_mut().zip(fields) {
-            *to = field.to_le_bytes();
-        }
+        bytes[..8].copy_from_slice(&low.to_le_bytes());
+        bytes[8..].copy_from_slice(&high.to_le_bytes());
         bytes
     }
 

@@ -8,6 +8,7 @@ use super::address::Location;
 use super::config::Mode;
 use super::port::{PortSet, Slot};
 use super::reserved;
+use super::shortcut::Sender;
 use super::tables::{Port, Relay, Vlan};
 use super::vlan::Class;
 use crate::frame::ethernet::{HEADER_LEN, Header, TAG_LEN, TagAction};
@@ -49,7 +50,7 @@ pub struct View<'a> {
 /// The set without members, where a table's cell names nobody.
 static NOBODY: PortSet = PortSet::new();
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// Decides where a frame that came from port `from` goes, and learns its source. `targets` is
     /// scratch space, meaningful only after [`Verdict::Many`].
     pub fn forward(
@@ -59,10 +60,13 @@ impl View<'_> {
         now: Seconds,
         targets: &mut PortSet,
     ) -> (Verdict, Class) {
-        if let Some((to, class)) = self.shortcut(from, frame.header, now) {
-            return (Verdict::One(to), class);
-        }
-        self.decide(from, frame.header, now, targets)
+        self.sender(from, now).forward(frame, targets)
+    }
+
+    /// The port `from`, for several frames that arrive within the second `now`.
+    #[inline]
+    pub fn sender(&self, from: Slot, now: Seconds) -> Sender<'a> {
+        Sender::new(*self, from, now)
     }
 
     /// The long way, which decides about every frame.
@@ -329,6 +333,18 @@ impl View<'_> {
         group.is_broadcast()
             || !self.relay.prunes(vlan, group, &mut joined)
             || joined.contains(slot)
+    }
+
+    /// How long a frame may be that is tagged as `action` says, so that [`View::egress`] lets it pass to
+    /// port `to` without a look.
+    pub fn passes(&self, to: Slot, action: TagAction) -> usize {
+        match self.relay.port(to).and_then(|port| port.config.mtu) {
+            Some(mtu) => {
+                let untagged = usize::from(mtu) + HEADER_LEN;
+                untagged.saturating_add_signed(-isize::from(action.growth()))
+            }
+            None => usize::MAX,
+        }
     }
 
     /// Decides how the copy for port `to` is tagged, or that the port must not get it. A refusal

@@ -47,6 +47,7 @@ pub use fdb::{Entry, EntryKind, Fdb};
 pub use forward::{Frame, Verdict, View};
 pub use lifecycle::{Announcement, StaticError};
 pub use port::{MAX_PORTS, PortSet, PortState, Report, Slot};
+pub use shortcut::Sender;
 pub use tables::{Port, Relay};
 pub use vid_set::VidSet;
 pub use vlan::Class;

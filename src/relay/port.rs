@@ -17,6 +17,7 @@ pub struct Slot(u16);
 
 impl Slot {
     /// The slot with this index, if it is below [`MAX_PORTS`].
+    #[inline]
     pub const fn new(index: usize) -> Option<Slot> {
         if index < MAX_PORTS {
             Some(Slot(index as u16))
@@ -26,6 +27,7 @@ impl Slot {
     }
 
     /// Its index.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -57,6 +59,7 @@ impl PortSet {
     }
 
     /// Whether `slot` is a member.
+    #[inline]
     pub fn contains(&self, slot: Slot) -> bool {
         self.0[slot.index() / 64 % WORDS] >> (slot.index() % 64) & 1 != 0
     }
@@ -192,6 +195,7 @@ impl PortState {
     }
 
     /// Notes that a registered address was seen in a VLAN.
+    #[inline]
     pub(super) fn note_vid(&self, vid: u16) {
         let word = &self.seen.0[usize::from(vid >> 6) % 64];
         let bit = 1 << (vid & 63);

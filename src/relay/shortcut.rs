@@ -5,66 +5,141 @@
 //! exists because it takes a third of the instructions; the long way is the one to read.
 
 use super::Seconds;
-use super::forward::View;
-use super::port::Slot;
-use super::tables::{Sources, Vlan};
+use super::fdb::{Fid, Fresh};
+use super::forward::{Frame, Verdict, View};
+use super::port::{PortSet, Slot};
+use super::tables::{Port, Sources, Vlan};
 use super::vlan::Class;
 use crate::frame::ethernet::{Header, TYPE_MAC_CONTROL};
 use crate::frame::mac::Mac;
 
-impl View<'_> {
-    /// The receiver, if it is as simple as that.
+/// A port whose frames come one after the other: what is the same for all of them, looked up once.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    view: View<'a>,
+    from: Slot,
+    now: Seconds,
+    /// What the shortest way needs; `None` where it does not lead from this port.
+    short: Option<Short<'a>>,
+}
+
+/// The sender's part of the shortest way.
+#[derive(Clone, Copy, Debug)]
+struct Short<'a> {
+    port: &'a Port,
+    source: Source,
+    /// Whether any address of the relay is registered by configuration.
+    registered: bool,
+    /// Where its frames are in a relay without VLANs.
+    flat: Option<Vlan<'a>>,
+}
+
+/// The sources that need no more than a look.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// This one.
+    Only(Mac),
+    /// Those that were learned here and seen within this second.
+    Fresh(Fresh),
+}
+
+impl<'a> Sender<'a> {
+    /// The sender in slot `from`, for frames that arrive within this second.
+    pub(super) fn new(view: View<'a>, from: Slot, now: Seconds) -> Self {
+        Self {
+            view,
+            from,
+            now,
+            short: Short::new(view, from, now),
+        }
+    }
+
+    /// Decides where a frame of the sender goes, and learns its source. `targets` is scratch space,
+    /// meaningful only after [`Verdict::Many`].
     #[inline]
-    pub(super) fn shortcut(
-        &self,
-        from: Slot,
-        header: &Header,
-        now: Seconds,
-    ) -> Option<(Slot, Class)> {
-        let relay = self.relay;
-        let port = relay.port(from)?;
-        if header.dst.is_group()
-            || header.outer_type() == TYPE_MAC_CONTROL
-            || port.sources == Sources::Other
-            || !self.active.contains(from)
-        {
+    pub fn forward(&self, frame: &Frame<'_>, targets: &mut PortSet) -> (Verdict, Class) {
+        match self.locate(frame.header) {
+            Some((to, class)) if self.reaches(to, class) => (Verdict::One(to), class),
+            _ => self.decide(frame, targets),
+        }
+    }
+
+    /// The long way of [`Sender::forward`].
+    pub fn decide(&self, frame: &Frame<'_>, targets: &mut PortSet) -> (Verdict, Class) {
+        self.view.decide(self.from, frame.header, self.now, targets)
+    }
+
+    /// Where the destination of a frame is, if it takes no more than a look at both addresses. It is the
+    /// receiver if the sender also [`reaches`](Sender::reaches) it.
+    #[inline]
+    pub fn locate(&self, header: &Header) -> Option<(Slot, Class)> {
+        let short = self.short.as_ref()?;
+        if header.dst.is_group() || header.outer_type() == TYPE_MAC_CONTROL {
             return None;
         }
-        let class = match &relay.vids {
-            None => Class::default(),
-            Some(vids) => port
-                .vlan
-                .classify(header, port.config.default_pcp, vids)
-                .ok()?,
+        let relay = self.view.relay;
+        let (class, fid) = match (&short.flat, &relay.vids) {
+            (Some(vlan), _) => (Class::default(), vlan.fid),
+            (None, None) => return None,
+            (None, Some(vids)) => {
+                let Port { vlan, config, .. } = short.port;
+                let class = vlan.classify(header, config.default_pcp, vids).ok()?;
+                (class, relay.vlan(class.vid).fid)
+            }
         };
-        let vlan = relay.vlan(class.vid);
-        // Registered addresses come first; pinned ones are left to the long way.
-        let registered = relay.has_registered();
-        if relay.fdb.has_pins() {
-            return None;
-        }
-        match port.sources {
-            Sources::Only(mac) if mac == header.src => port.state.note_vid(class.vid),
-            Sources::Learned
-                if (!registered || relay.registered(header.src).is_empty())
-                    && relay.fdb.is_fresh(vlan.fid, header.src, from, now) => {}
+        match short.source {
+            Source::Only(mac) if mac == header.src => short.port.state.note_vid(class.vid),
+            Source::Fresh(fresh)
+                if (!short.registered || relay.registered(header.src).is_empty())
+                    && relay.fdb.is_fresh(fid, header.src, fresh) => {}
             _ => return None,
         }
-        let to = self.receiver(&vlan, header.dst, registered, now)?;
-        let direct = to != from && relay.masks.bridge.contains(to) && vlan.has(to);
-        direct.then_some((to, class))
+        let to = self.receiver(fid, header.dst, short.registered)?;
+        Some((to, class))
+    }
+
+    /// Whether frames of this class go from the sender to slot `to` directly.
+    #[inline]
+    pub fn reaches(&self, to: Slot, class: Class) -> bool {
+        let View { relay, active } = self.view;
+        to != self.from
+            && active.contains(to)
+            && relay.masks.bridge.contains(to)
+            && relay.vlan(class.vid).has(to)
     }
 
     #[inline]
-    fn receiver(&self, vlan: &Vlan<'_>, dst: Mac, registered: bool, now: Seconds) -> Option<Slot> {
+    fn receiver(&self, fid: Fid, dst: Mac, registered: bool) -> Option<Slot> {
+        let relay = self.view.relay;
         if registered {
-            match self.relay.registered(dst) {
+            match relay.registered(dst) {
                 [] => {}
-                [to] if self.owns(*to) => return Some(*to),
+                [to] if self.view.owns(*to) => return Some(*to),
                 _ => return None,
             }
         }
-        let (to, _) = self.relay.fdb.lookup(vlan.fid, dst, now)?;
-        self.active.contains(to).then_some(to)
+        let (to, _) = relay.fdb.lookup(fid, dst, self.now)?;
+        Some(to)
+    }
+}
+
+impl<'a> Short<'a> {
+    fn new(view: View<'a>, from: Slot, now: Seconds) -> Option<Self> {
+        let View { relay, active } = view;
+        let port = relay.port(from)?;
+        // Registered addresses come first; pinned ones are left to the long way.
+        if relay.fdb.has_pins() || !active.contains(from) {
+            return None;
+        }
+        Some(Self {
+            port,
+            source: match port.sources {
+                Sources::Other => return None,
+                Sources::Only(mac) => Source::Only(mac),
+                Sources::Learned => Source::Fresh(relay.fdb.fresh(from, now)?),
+            },
+            registered: relay.has_registered(),
+            flat: relay.vids.is_none().then(|| relay.vlan(0)),
+        })
     }
 }

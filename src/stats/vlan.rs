@@ -46,20 +46,20 @@ impl Default for VlanCounters {
 }
 
 impl VlanCounters {
-    /// A frame of `len` bytes came in. Only the owning worker may call this.
+    /// Frames came in, so many bytes in all. Only the owning worker may call this.
     #[inline]
-    pub fn count_in(&self, vid: u16, len: u64) {
+    pub fn count_in(&self, vid: u16, frames: u64, bytes: u64) {
         let line = self.line(vid);
-        bump(&line.0[IN_FRAMES], 1);
-        bump(&line.0[IN_BYTES], len);
+        bump(&line.0[IN_FRAMES], frames);
+        bump(&line.0[IN_BYTES], bytes);
     }
 
-    /// A copy of `len` bytes was delivered. Only the owning worker may call this.
+    /// Copies were delivered, so many bytes in all. Only the owning worker may call this.
     #[inline]
-    pub fn count_out(&self, vid: u16, len: u64) {
+    pub fn count_out(&self, vid: u16, frames: u64, bytes: u64) {
         let line = self.line(vid);
-        bump(&line.0[OUT_FRAMES], 1);
-        bump(&line.0[OUT_BYTES], len);
+        bump(&line.0[OUT_FRAMES], frames);
+        bump(&line.0[OUT_BYTES], bytes);
     }
 
     /// Frames or copies were dropped. Only the owning worker may call this.
@@ -113,10 +113,10 @@ mod tests {
     fn every_vid_counts_by_itself_and_silent_ones_are_left_out() {
         let counters = VlanCounters::default();
         assert_eq!(counters.totals().count(), 0);
-        counters.count_in(0, 60);
-        counters.count_in(4094, 64);
-        counters.count_in(4094, 1518);
-        counters.count_out(4094, 60);
+        counters.count_in(0, 1, 60);
+        counters.count_in(4094, 1, 64);
+        counters.count_in(4094, 1, 1518);
+        counters.count_out(4094, 1, 60);
         counters.count_drops(7, 3);
         let seen: Vec<_> = counters.totals().collect();
         let expected = [
@@ -156,7 +156,7 @@ mod tests {
     fn all_vids_together_have_a_cache_line_each() {
         let counters = VlanCounters::default();
         for vid in 0..4096 {
-            counters.count_in(vid, u64::from(vid));
+            counters.count_in(vid, 1, u64::from(vid));
         }
         assert!(
             counters

@@ -154,6 +154,22 @@ pub fn read(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
     read_scattered(segments, offset, out)
 }
 
+/// Copies `N` bytes out of a chain, starting at byte `offset`; zeros where there are none.
+#[inline]
+pub fn read_array<const N: usize>(segments: &[Segment<'_>], offset: usize) -> [u8; N] {
+    if let [segment, ..] = segments
+        && offset <= segment.len()
+        && N <= segment.len() - offset
+    {
+        // SAFETY: `offset + N` is within the segment, which is valid for `'m`; an array of bytes has no
+        // alignment.
+        return unsafe { segment.ptr.add(offset).cast::<[u8; N]>().read() };
+    }
+    let mut bytes = [0; N];
+    read_scattered(segments, offset, &mut bytes);
+    bytes
+}
+
 fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
     let mut done = 0;
     for (segment, from, count) in pieces(segments, offset, out.len()) {
@@ -170,12 +186,6 @@ fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> us
 pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
     let Gather { header, head, .. } = src;
     let known = header.len() + head.len();
-    let mut writer = Writer {
-        dst,
-        at: 0,
-        done: 0,
-        log,
-    };
     if let [segment, ..] = dst
         && known <= segment.len()
     {
@@ -187,21 +197,28 @@ pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>
             copy_bytes(segment.ptr.add(header.len()), head.as_ptr(), head.len());
         }
         segment.mark(log, 0, known);
-        writer.at = known;
-        writer.done = known;
-    } else {
-        for part in [header, head] {
-            // SAFETY: `part` is a slice, valid for its length.
-            unsafe { writer.put(part.as_ptr(), part.len()) };
+        if src.rest_len == 0 {
+            return known;
         }
+        let writer = Writer {
+            dst,
+            at: known,
+            done: known,
+            log,
+        };
+        return writer.put_rest(src);
     }
-    if src.rest_len != 0 {
-        for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
-            // SAFETY: `from + count` is within the segment, which is valid for `'m`.
-            unsafe { writer.put(segment.ptr.add(from), count) };
-        }
+    let mut writer = Writer {
+        dst,
+        at: 0,
+        done: 0,
+        log,
+    };
+    for part in [header, head] {
+        // SAFETY: `part` is a slice, valid for its length.
+        unsafe { writer.put(part.as_ptr(), part.len()) };
     }
-    writer.done
+    writer.put_rest(src)
 }
 
 /// A position in a chain that is being filled.
@@ -213,6 +230,16 @@ struct Writer<'s, 'm> {
 }
 
 impl Writer<'_, '_> {
+    /// Appends what is behind the head. Returns how many bytes were written in all.
+    #[inline(never)]
+    fn put_rest(mut self, src: &Gather<'_>) -> usize {
+        for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
+            // SAFETY: `from + count` is within the segment, which is valid for `'m`.
+            unsafe { self.put(segment.ptr.add(from), count) };
+        }
+        self.done
+    }
+
     /// Appends `len` bytes, or what there is room for.
     ///
     /// # Safety
@@ -258,20 +285,28 @@ pub(super) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: each arm touches bytes below `len` only, as its condition shows. All loads of an arm
     // come before its stores, so overlapping ranges are right.
     unsafe {
-        match len {
-            0 => {}
-            1..=3 => {
-                let (first, middle, last) = (*src, *src.add(len / 2), *src.add(len - 1));
-                *dst = first;
-                *dst.add(len / 2) = middle;
-                *dst.add(len - 1) = last;
+        // By how often they come: heads of short frames, then those of longer ones; no jump table.
+        if len > 32 {
+            if len <= 64 {
+                ends::<[Block; 2]>(dst, src, len);
+            } else if len <= 128 {
+                ends::<[Block; 4]>(dst, src, len);
+            } else if len <= 256 {
+                ends::<[Block; 8]>(dst, src, len);
+            } else {
+                ptr::copy(src, dst, len);
             }
-            4..=7 => ends::<u32>(dst, src, len),
-            8..=15 => ends::<u64>(dst, src, len),
-            16..=32 => ends::<Block>(dst, src, len),
-            33..=64 => ends::<[Block; 2]>(dst, src, len),
-            65..=128 => ends::<[Block; 4]>(dst, src, len),
-            _ => ptr::copy(src, dst, len),
+        } else if len >= 16 {
+            ends::<Block>(dst, src, len);
+        } else if len >= 8 {
+            ends::<u64>(dst, src, len);
+        } else if len >= 4 {
+            ends::<u32>(dst, src, len);
+        } else if len != 0 {
+            let (first, middle, last) = (*src, *src.add(len / 2), *src.add(len - 1));
+            *dst = first;
+            *dst.add(len / 2) = middle;
+            *dst.add(len - 1) = last;
         }
     }
 }

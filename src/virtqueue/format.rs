@@ -8,6 +8,7 @@
 use arrayvec::ArrayVec;
 
 use super::copy::Segment;
+use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
 
@@ -81,6 +82,10 @@ pub(super) trait Format {
         cursor: &mut Cursor,
         sink: &mut Sink<'_, '_, WRITE>,
     ) -> Result<Take, RingError>;
+
+    /// The descriptor of the chain at the cursor, and how the chain is given back, if the chain is already
+    /// known to be available and has no other descriptor. Moves nothing and checks no more than that.
+    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)>;
 
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
@@ -192,6 +197,36 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         let result = path(&mut copy);
         self.state = copy.state;
         result
+    }
+
+    /// Takes the chain at the cursor if it is of the simplest kind, as most are: one buffer, of at least
+    /// `want` bytes, in the same region as the last. If it is not, nothing has happened, and
+    /// [`Format::take`] looks at it as if nobody had.
+    #[inline]
+    pub fn take_single<F: Format>(
+        &mut self,
+        format: &F,
+        cursor: &mut Cursor,
+        want: u32,
+    ) -> Option<Used> {
+        let (d, used) = format.single(cursor)?;
+        let Descriptor { addr, len, .. } = d;
+        if (d.flags & WRITE_FLAG != 0) != WRITE || len < want || len == 0 {
+            return None;
+        }
+        let ptr = self.state.lookup.find_here(addr, len)?;
+        prefetch::<WRITE>(ptr);
+        let len = if WRITE { want } else { len };
+        // SAFETY: `ptr` was just looked up for at least `len` bytes in the memory that `lookup` borrows
+        // for `'m`.
+        let segment = unsafe { Segment::new(ptr, len, addr) };
+        self.segments.try_push(segment).ok()?;
+        self.state.len = len.into();
+        cursor.spot = format.advance(cursor.spot, 1);
+        Some(Used {
+            written: if WRITE { len } else { 0 },
+            ..used
+        })
     }
 
     /// Adds one buffer. Bytes beyond those wanted are checked but not collected.

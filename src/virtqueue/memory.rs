@@ -194,14 +194,21 @@ impl<'m> Lookup<'m> {
     /// here (fewer where a buffer continues in a neighbouring region). `None` outside guest memory.
     #[inline]
     pub fn find(&mut self, address: u64, len: u32) -> Option<(*mut u8, u32)> {
-        let offset = address.wrapping_sub(self.guest);
-        if offset < self.size && u64::from(len) <= self.size - offset {
-            return Some((self.host.wrapping_add(offset as usize), len));
+        if let Some(ptr) = self.find_here(address, len) {
+            return Some((ptr, len));
         }
         *self = Lookup::containing(self.memory, address)?;
         let offset = address - self.guest;
         let here = u64::from(len).min(self.size - offset) as u32;
         Some((self.host.wrapping_add(offset as usize), here))
+    }
+
+    /// Pointer to `len` bytes at `address`, if they lie in the region that was found last.
+    #[inline]
+    pub fn find_here(&self, address: u64, len: u32) -> Option<*mut u8> {
+        let offset = address.wrapping_sub(self.guest);
+        (offset < self.size && u64::from(len) <= self.size - offset)
+            .then(|| self.host.wrapping_add(offset as usize))
     }
 
     #[cold]

@@ -38,7 +38,7 @@ mod tx;
 mod tests;
 
 pub use batch::{Grant, RxBatch};
-pub use copy::{Gather, Segment, read};
+pub use copy::{Gather, Segment, read, read_array};
 pub use dirty::DirtyLog;
 pub use error::{MappingError, MemoryError, Part, Place, RingError};
 pub use iovec::{Scatter, writev};

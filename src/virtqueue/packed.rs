@@ -244,6 +244,17 @@ impl Format for Packed {
         }
     }
 
+    #[inline]
+    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)> {
+        let d = self.first(cursor.spot)?;
+        let used = Used {
+            id: d.extra,
+            slots: 1,
+            written: 0,
+        };
+        (d.flags & (NEXT | INDIRECT) == 0).then_some((d, used))
+    }
+
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
         let Spot { index, wrap } = cursor.spot;
         let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));

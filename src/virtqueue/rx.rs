@@ -453,6 +453,22 @@ impl<F: Format> Walk<'_, '_, F> {
     /// Takes as many chains as `want` bytes need, or none.
     #[inline]
     fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
+        let least = want.max(self.features.header_len as u32);
+        if self.slots < self.size
+            && !self.chains.is_full()
+            && let Some(used) = self.sink.take_single(self.format, &mut self.cursor, least)
+        {
+            let end = self.sink.segments() as u32;
+            self.chains.push(RxChain { used, end });
+            self.slots += 1;
+            return Ok(Outcome::Fits);
+        }
+        self.walk(want)
+    }
+
+    /// The same where it takes more than one buffer, or another look.
+    #[inline(never)]
+    fn walk(&mut self, want: u32) -> Result<Outcome, RingError> {
         let (spot, slots) = (self.cursor.spot, self.slots);
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let outcome = self.collect(want)?;

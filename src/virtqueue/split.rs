@@ -216,6 +216,29 @@ impl Format for Split {
         }
     }
 
+    #[inline]
+    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)> {
+        let next = cursor.spot.index;
+        if next == cursor.seen {
+            return None;
+        }
+        let slot = usize::from(self.slot(next));
+        let head = u16::from_le(self.word(self.avail, 2 + slot).load(Ordering::Relaxed));
+        if head >= self.size {
+            return None;
+        }
+        // SAFETY: `head` is below `size`, and `desc` is valid for `size` descriptors while the ring's
+        // memory lives.
+        let d = unsafe { words(self.desc.add(usize::from(head) * DESCRIPTOR)) };
+        let d = Descriptor::split(d);
+        let used = Used {
+            id: head,
+            slots: 1,
+            written: 0,
+        };
+        (d.flags & (NEXT | INDIRECT) == 0).then_some((d, used))
+    }
+
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
         if cursor.spot.index == cursor.seen {
             self.refresh(cursor)?;

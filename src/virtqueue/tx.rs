@@ -211,7 +211,8 @@ impl<'m> TxGuard<'m> {
         result
     }
 
-    #[inline]
+    /// A function of its own, once for each format: it needs all registers.
+    #[inline(never)]
     fn peek_in<F: Format>(
         &mut self,
         format: &F,
@@ -239,20 +240,22 @@ impl<'m> TxGuard<'m> {
                 });
                 continue;
             }
-            sink.begin(u64::MAX);
-            let used = match format.take(&mut cursor, &mut sink)? {
-                Take::Chain(used) => used,
-                Take::Empty => break,
-                Take::NoRoom(head) if start == 0 => {
-                    return Err(RingError::Fragmented {
-                        head,
-                        limit: MAX_SEGMENTS,
-                    });
-                }
-                Take::NoRoom(_) => {
-                    sink.truncate(start);
-                    break;
-                }
+            let used = match sink.take_single(format, &mut cursor, 0) {
+                Some(used) => used,
+                None => match take_chain(format, &mut cursor, &mut sink)? {
+                    Take::Chain(used) => used,
+                    Take::Empty => break,
+                    Take::NoRoom(head) if start == 0 => {
+                        return Err(RingError::Fragmented {
+                            head,
+                            limit: MAX_SEGMENTS,
+                        });
+                    }
+                    Take::NoRoom(_) => {
+                        sink.truncate(start);
+                        break;
+                    }
+                },
             };
             slots += used.slots;
             if slots > self.ring.window.size {
@@ -294,6 +297,13 @@ impl<'m> TxGuard<'m> {
         if index < self.state.peeked.len() {
             self.state.done |= 1 << index;
         }
+    }
+
+    /// The same for the chains whose bits are set in `chains`.
+    #[inline]
+    pub fn finish_set(&mut self, chains: u64) {
+        let peeked = 1_u64.checked_shl(self.state.peeked.len() as u32);
+        self.state.done |= chains & peeked.map_or(u64::MAX, |end| end - 1);
     }
 
     /// Gives the finished chains at the front back to the guest; returns how many. The indices of
@@ -347,4 +357,17 @@ impl<'m> TxGuard<'m> {
         fence(Ordering::SeqCst);
         self.available()
     }
+}
+
+/// Takes a chain that need not be of the simplest kind, out of the way of those that are.
+#[inline(never)]
+fn take_chain<F: Format>(
+    format: &F,
+    cursor: &mut Cursor,
+    sink: &mut Sink<'_, '_, false>,
+) -> Result<Take, RingError> {
+    sink.aside(|sink| {
+        sink.begin(u64::MAX);
+        format.take(cursor, sink)
+    })
 }

@@ -13,6 +13,42 @@ pub struct Account {
     pub vid: u16,
 }
 
+/// Frames that are counted together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    frames: u64,
+    bytes: u64,
+    broadcast: u64,
+    multicast: u64,
+}
+
+impl Sum {
+    /// One frame.
+    pub fn one(dst: Mac, len: usize) -> Self {
+        let mut sum = Self::default();
+        sum.add(dst, len);
+        sum
+    }
+
+    /// Adds a frame of `len` bytes to `dst`.
+    #[inline]
+    pub fn add(&mut self, dst: Mac, len: usize) {
+        self.frames += 1;
+        self.bytes += len as u64;
+        if dst.is_group() {
+            let broadcast = dst.is_broadcast();
+            self.broadcast += u64::from(broadcast);
+            self.multicast += u64::from(!broadcast);
+        }
+    }
+
+    /// Whether there is nothing to count.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+}
+
 /// The counters of a port and of its relay's VLANs in one worker.
 #[derive(Clone, Copy)]
 pub struct Counts<'a> {
@@ -33,33 +69,27 @@ impl<'a> Counts<'a> {
         })
     }
 
-    /// A frame of `len` bytes to `dst` was delivered to the port.
+    /// Frames were delivered to the port in VLAN `vid`.
     #[inline]
-    pub fn rx(&self, vid: u16, dst: Mac, len: usize) {
-        self.port.rx_frames(1);
-        self.port.rx_bytes(len as u64);
-        if dst.is_broadcast() {
-            self.port.rx_broadcast(1);
-        } else if dst.is_group() {
-            self.port.rx_multicast(1);
-        }
+    pub fn rx(&self, vid: u16, sum: Sum) {
+        self.port.rx_frames(sum.frames);
+        self.port.rx_bytes(sum.bytes);
+        self.port.rx_broadcast(sum.broadcast);
+        self.port.rx_multicast(sum.multicast);
         if let Some(vlans) = self.vlans {
-            vlans.count_out(vid, len as u64);
+            vlans.count_out(vid, sum.frames, sum.bytes);
         }
     }
 
-    /// The port sent a frame of `len` bytes to `dst`.
+    /// The port sent frames in VLAN `vid`.
     #[inline]
-    pub fn tx(&self, vid: u16, dst: Mac, len: usize) {
-        self.port.tx_frames(1);
-        self.port.tx_bytes(len as u64);
-        if dst.is_broadcast() {
-            self.port.tx_broadcast(1);
-        } else if dst.is_group() {
-            self.port.tx_multicast(1);
-        }
+    pub fn tx(&self, vid: u16, sum: Sum) {
+        self.port.tx_frames(sum.frames);
+        self.port.tx_bytes(sum.bytes);
+        self.port.tx_broadcast(sum.broadcast);
+        self.port.tx_multicast(sum.multicast);
         if let Some(vlans) = self.vlans {
-            vlans.count_in(vid, len as u64);
+            vlans.count_in(vid, sum.frames, sum.bytes);
         }
     }
 

@@ -4,7 +4,7 @@
 //! Copies go from guest to guest. Only a frame that its receiver cannot take as it is (a checksum
 //! left out, a segment too large) passes through a buffer of the worker.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use super::Fault;
 use super::count::{Account, Counts};
@@ -14,11 +14,10 @@ use super::mend::Mender;
 use super::payload::Payload;
 use super::ring_out::RingOut;
 use super::route::Job;
-use super::snapshot::{Attachment, Port, PortId, PortRings, Snapshot};
+use super::snapshot::{Attachment, PortId, Snapshot};
 use crate::frame::flow::flow_hash;
-use crate::frame::offloads::{Repair, repair_needed};
+use crate::frame::offloads::Repair;
 use crate::stats::DropReason;
-use crate::uplink::Link;
 
 /// Queues to choose from that a receiver can have: the stride of the table of groups.
 const MAX_QUEUES: usize = 8;
@@ -45,21 +44,24 @@ pub struct Patience {
     pub limit_ns: u64,
 }
 
-/// The jobs of one burst that go to one receive ring, as a list through [`Egress::next`].
+/// The jobs of one burst that go to one receive ring.
 struct Group {
     port: PortId,
     queue: usize,
-    first: usize,
-    last: usize,
+    /// Its part of [`Egress::order`].
+    jobs: Range<usize>,
 }
-
-const END: usize = usize::MAX;
 
 /// Buffers of a worker's egress, kept from burst to burst.
 #[derive(Default)]
 pub struct Egress {
     groups: Vec<Group>,
-    next: Vec<usize>,
+    /// Which group each job belongs to.
+    member: Vec<u32>,
+    /// Indices of the jobs, group by group; where there is one group, `all` has them.
+    order: Vec<u32>,
+    /// The numbers from 0 on.
+    all: Vec<u32>,
     /// Which group a queue has, if `groups` confirms it: never cleared.
     group_of: Vec<u32>,
     mender: Mender,
@@ -79,6 +81,14 @@ pub struct Burst<'b, 'm> {
     pub sole: u64,
 }
 
+impl Burst<'_, '_> {
+    /// Whether a frame waits for its receiver, or has been dropped by the time it has room.
+    #[inline]
+    pub fn waits(&self, frame: &Frame) -> bool {
+        self.sole >> frame.chain & 1 != 0
+    }
+}
+
 impl Egress {
     /// Makes the copies of a burst.
     pub fn deliver(
@@ -89,149 +99,168 @@ impl Egress {
         outcome: &mut impl Outcome,
     ) {
         self.group(snapshot, burst.frames, burst.jobs);
-        for g in 0..self.groups.len() {
-            let Group {
-                port: id,
-                queue,
-                first,
-                ..
-            } = self.groups[g];
+        let Self {
+            groups,
+            order,
+            all,
+            mender,
+            ..
+        } = self;
+        let order = if groups.len() == 1 { all } else { order };
+        for Group {
+            port: id,
+            queue,
+            jobs,
+        } in groups
+        {
+            let (id, queue, order) = (*id, *queue, &order[jobs.clone()]);
             let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, worker))
             else {
                 continue;
             };
             match &port.attachment {
-                Attachment::Rings(rings) => {
-                    let Some(ring) = rings.rx.get(queue) else {
-                        self.drop_all(first, burst.jobs, outcome);
-                        continue;
-                    };
-                    let out = RingOut::new((id, counts), (rings, ring), patience);
-                    self.fill_ring(out, rings, first, burst, outcome);
-                }
-                Attachment::Link(Some(link)) => {
-                    let out = link.queues().get(queue).map(|queue| LinkOut {
-                        counts,
-                        queue,
-                        accepts: link.accepts(),
-                    });
-                    match out {
-                        Some(out) => self.fill_link(&out, first, burst, outcome),
-                        None => self.drop_all(first, burst.jobs, outcome),
+                Attachment::Rings(rings) => match rings.rx.get(queue) {
+                    Some(ring) => {
+                        let out = RingOut::new((id, counts), (rings, ring), patience);
+                        fill_ring(out, order, burst, mender, outcome);
                     }
-                }
+                    None => drop_all(order, burst.jobs, outcome),
+                },
+                Attachment::Link(Some(link)) => match link.queues().get(queue) {
+                    Some(queue) => {
+                        let accepts = link.accepts();
+                        let out = LinkOut {
+                            counts,
+                            queue,
+                            accepts,
+                        };
+                        fill_link(&out, order, burst, mender, outcome);
+                    }
+                    None => drop_all(order, burst.jobs, outcome),
+                },
                 Attachment::Link(None) | Attachment::Patch(_) => {
-                    self.drop_all(first, burst.jobs, outcome);
+                    drop_all(order, burst.jobs, outcome);
                 }
             }
-        }
-    }
-
-    /// The copies of one group, from job `index` on, into a receive ring.
-    #[inline]
-    fn fill_ring(
-        &mut self,
-        mut out: RingOut<'_>,
-        rings: &PortRings,
-        mut index: usize,
-        burst: Burst<'_, '_>,
-        outcome: &mut impl Outcome,
-    ) {
-        let Burst {
-            frames, payload, ..
-        } = burst;
-        while index != END {
-            let job = &burst.jobs[index];
-            let frame = &frames[job.frame];
-            index = self.next[index];
-            let waits = burst.sole >> frame.chain & 1 != 0;
-            let repair = repair_needed(&frame.vnet, frame.head(), rings.accepts);
-            if repair == Repair::None {
-                out.push(job, waits, (frames, payload), outcome);
-                continue;
-            }
-            out.flush((frames, payload), outcome);
-            if out.is_closed() {
-                out.refuse(job, frame, waits, outcome);
-                continue;
-            }
-            match self
-                .mender
-                .mend(repair, frame, job.action, payload, rings.accepts)
-            {
-                Ok(mended) => out.send_mended(&mended, (job, frame, waits), outcome),
-                Err(reason) => outcome.dropped(job.account(), reason),
-            }
-        }
-        out.flush((frames, payload), outcome);
-        out.finish(outcome);
-    }
-
-    /// The copies of one group, from job `index` on, to a device.
-    fn fill_link(
-        &mut self,
-        out: &LinkOut<'_>,
-        mut index: usize,
-        burst: Burst<'_, '_>,
-        outcome: &mut impl Outcome,
-    ) {
-        while index != END {
-            let job = &burst.jobs[index];
-            let frame = &burst.frames[job.frame];
-            index = self.next[index];
-            let repair = repair_needed(&frame.vnet, frame.head(), out.accepts);
-            if repair == Repair::None {
-                out.send(job, frame, burst.payload, outcome);
-                continue;
-            }
-            match self
-                .mender
-                .mend(repair, frame, job.action, burst.payload, out.accepts)
-            {
-                Ok(mended) => out.send_mended(&mended, (job, frame), outcome),
-                Err(reason) => outcome.dropped(job.account(), reason),
-            }
-        }
-        out.finish();
-    }
-
-    /// The receiver went away between the decision and the copy.
-    fn drop_all(&self, mut index: usize, jobs: &[Job], outcome: &mut impl Outcome) {
-        while index != END {
-            outcome.dropped(jobs[index].account(), DropReason::PortDown);
-            index = self.next[index];
         }
     }
 
     /// Sorts the jobs by receive ring, keeping their order within each.
+    #[inline]
     fn group(&mut self, snapshot: &Snapshot, frames: &[Frame], jobs: &[Job]) {
         self.groups.clear();
-        self.next.clear();
-        self.next.resize(jobs.len(), END);
+        let Some(first) = jobs.first() else { return };
+        self.all.extend(self.all.len() as u32..jobs.len() as u32);
+        let rings = queues(snapshot, first.port);
+        if rings < 2 && jobs.iter().all(|job| job.port == first.port) {
+            self.groups.push(Group {
+                port: first.port,
+                queue: 0,
+                jobs: 0..jobs.len(),
+            });
+            return;
+        }
+        self.member.clear();
+        self.order.clear();
         let table = snapshot.ports.len() * MAX_QUEUES;
         if self.group_of.len() < table {
             self.group_of.resize(table, 0);
         }
-        for (index, job) in jobs.iter().enumerate() {
+        for job in jobs {
             let queue = choose_queue(snapshot, job.port, &frames[job.frame]);
-            let place = job.port.index() * MAX_QUEUES + queue;
-            let g = self.group_of[place] as usize;
-            match self.groups.get_mut(g) {
+            let place = &mut self.group_of[job.port.index() * MAX_QUEUES + queue];
+            match self.groups.get_mut(*place as usize) {
                 Some(group) if group.port == job.port && group.queue == queue => {
-                    self.next[group.last] = index;
-                    group.last = index;
+                    group.jobs.end += 1;
                 }
                 _ => {
-                    self.group_of[place] = self.groups.len() as u32;
+                    *place = self.groups.len() as u32;
                     self.groups.push(Group {
                         port: job.port,
                         queue,
-                        first: index,
-                        last: index,
+                        jobs: 0..1,
                     });
                 }
             }
+            self.member.push(*place);
         }
+        let mut start = 0;
+        for group in &mut self.groups {
+            let count = group.jobs.end;
+            group.jobs = start..start;
+            start += count;
+        }
+        self.order.resize(jobs.len(), 0);
+        for (job, member) in (0..).zip(&self.member) {
+            let jobs = &mut self.groups[*member as usize].jobs;
+            self.order[jobs.end] = job;
+            jobs.end += 1;
+        }
+    }
+}
+
+/// The copies of one group into a receive ring.
+#[inline]
+fn fill_ring(
+    mut out: RingOut<'_>,
+    mut order: &[u32],
+    burst: Burst<'_, '_>,
+    mender: &mut Mender,
+    outcome: &mut impl Outcome,
+) {
+    while !order.is_empty() {
+        let sent = out.send(order, burst, outcome);
+        order = &order[sent..];
+        let [first, behind @ ..] = order else {
+            break;
+        };
+        // The next one cannot go as it is.
+        order = behind;
+        let job = &burst.jobs[*first as usize];
+        let frame = &burst.frames[job.frame];
+        let waits = burst.waits(frame);
+        if out.is_closed() {
+            out.refuse(job, frame, waits, outcome);
+            continue;
+        }
+        let accepts = out.accepts();
+        let repair = frame.repair(accepts);
+        match mender.mend(repair, frame, job.action, burst.payload, accepts) {
+            Ok(mended) => out.send_mended(&mended, (job, frame, waits), outcome),
+            Err(reason) => outcome.dropped(job.account(), reason),
+        }
+    }
+    out.finish(outcome);
+}
+
+/// The copies of one group to a device.
+fn fill_link(
+    out: &LinkOut<'_>,
+    order: &[u32],
+    burst: Burst<'_, '_>,
+    mender: &mut Mender,
+    outcome: &mut impl Outcome,
+) {
+    for index in order {
+        let job = &burst.jobs[*index as usize];
+        let frame = &burst.frames[job.frame];
+        let repair = frame.repair(out.accepts);
+        if repair == Repair::None {
+            out.send(job, frame, burst.payload, outcome);
+            continue;
+        }
+        match mender.mend(repair, frame, job.action, burst.payload, out.accepts) {
+            Ok(mended) => out.send_mended(&mended, (job, frame), outcome),
+            Err(reason) => outcome.dropped(job.account(), reason),
+        }
+    }
+    out.finish();
+}
+
+/// The receiver went away between the decision and the copy.
+fn drop_all(order: &[u32], jobs: &[Job], outcome: &mut impl Outcome) {
+    for index in order {
+        outcome.dropped(jobs[*index as usize].account(), DropReason::PortDown);
     }
 }
 
@@ -239,26 +268,26 @@ impl Egress {
 /// carries it. A ring that the guest has never given a buffer is passed over (cloud-hypervisor
 /// enables all queue pairs, whatever the guest uses).
 fn choose_queue(snapshot: &Snapshot, port: PortId, frame: &Frame) -> usize {
-    let Some(attachment) = snapshot.port(port).map(|port: &Port| &port.attachment) else {
-        return 0;
-    };
-    let count = match attachment {
-        Attachment::Rings(rings) => rings.rx.len(),
-        Attachment::Link(link) => link
-            .as_ref()
-            .map_or(0, |link: &Arc<Link>| link.queues().len()),
-        Attachment::Patch(_) => 0,
-    };
-    let count = count.min(MAX_QUEUES);
+    let count = queues(snapshot, port).min(MAX_QUEUES);
     if count < 2 {
         return 0;
     }
     let first = flow_hash(frame.head()) as usize % count;
-    let Attachment::Rings(rings) = attachment else {
+    let Some(Attachment::Rings(rings)) = snapshot.port(port).map(|port| &port.attachment) else {
         return first;
     };
     (first..count)
         .chain(0..first)
         .find(|&ring| rings.rx[ring].has_buffers())
         .unwrap_or(first)
+}
+
+/// How many queues there are to choose from.
+#[inline]
+fn queues(snapshot: &Snapshot, port: PortId) -> usize {
+    match snapshot.port(port).map(|port| &port.attachment) {
+        Some(Attachment::Rings(rings)) => rings.rx.len(),
+        Some(Attachment::Link(Some(link))) => link.queues().len(),
+        Some(Attachment::Link(None) | Attachment::Patch(_)) | None => 0,
+    }
 }

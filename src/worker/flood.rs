@@ -3,7 +3,7 @@
 //! A frame with many receivers is copied a slice at a time, so that its sender cannot keep a worker
 //! from everybody else. Meanwhile its chain stays unused, and the copies that are left stand here.
 
-use super::frame::Frame;
+use super::frame::Frames;
 use super::route::Job;
 
 use super::ingress::BURST;
@@ -32,7 +32,7 @@ impl Progress {
 #[derive(Default)]
 pub struct Flood {
     /// The forms of the frame.
-    pub frames: Vec<Frame>,
+    pub frames: Frames,
     /// All its copies.
     pub jobs: Vec<Job>,
     /// The frame's VLAN in its sender's relay.

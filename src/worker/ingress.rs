@@ -1,27 +1,25 @@
 //! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
 
 use super::Fault;
-use super::count::{Account, Counts, drop_at};
+use super::count::{Account, Counts, Sum, drop_at};
 use super::egress::{Burst, Egress, Outcome, Patience};
 use super::flood::{Flood, Progress};
-use super::frame::{Frame, HEAD};
+use super::frame::{Frames, HEAD};
 use super::lock;
 use super::payload::Payload;
-use super::route::Routes;
+use super::route::{Entrance, Mark, Routes};
 use super::snapshot::{Port, PortId, Snapshot};
 use crate::frame::mac::Mac;
 use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
 use crate::uplink::Inbox;
-use crate::virtqueue::{self, TxBatch, TxGuard, TxRing};
+use crate::virtqueue::{TxBatch, TxGuard, TxRing};
 
 /// Frames taken from a queue in one turn.
 pub const BURST: usize = 32;
 /// Copies of one frame made in one turn.
 const SLICE: usize = 64;
 
-/// Bytes of the longest frame: 64 KiB of IP packet, its Ethernet header, and tags.
-pub(super) const MAX_FRAME: usize = 65_535 + 14 + 8;
 /// The address counted where there is none.
 const NOBODY: Mac = Mac::new([0; 6]);
 
@@ -65,8 +63,12 @@ pub struct Moment {
 impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
-        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
-        else {
+        let here = (snapshot, at.worker);
+        let (Some(port), Some(counts), Some(entrance)) = (
+            snapshot.port(id),
+            Counts::of(snapshot, id, at.worker),
+            Entrance::of(here, id, at.now_s),
+        ) else {
             return Turn::Idle;
         };
         let Some(rings) = port.attachment.rings() else {
@@ -98,40 +100,27 @@ impl Path {
         } else {
             taken
         };
-        let mut finished: u64 = 0;
-        for chain in 0..end {
-            if batch.chains()[chain].done {
-                continue;
-            }
+        let header = (rings.header_len, origin);
+        let mut finished = read_frames(&mut self.routes.frames, &batch, end, header, counts);
+        for frame in 0..self.routes.frames.len() {
+            let chain = self.routes.frames[frame].chain;
+            let before = self.routes.mark();
+            self.routes.add(&entrance, frame);
             finished |= 1 << chain;
-            let first = self.routes.jobs.len();
-            match read_frame(&batch, chain, (rings.header_len, origin)) {
-                Ok(frame) => {
-                    let forms = self.routes.frames.len();
-                    let entries = self.routes.entries.len();
-                    self.routes
-                        .add(snapshot, id, frame, at.now_s, |to, reason| {
-                            drop_at(snapshot, at.worker, to, reason);
-                        });
-                    let copies = self.routes.jobs.len() - first;
-                    if copies == 1 {
-                        tally.sole |= 1 << chain;
-                    } else if copies > 1 && self.routes.jobs.len() > SLICE {
-                        begin_flood(
-                            at.snapshot,
-                            flood,
-                            &mut self.routes,
-                            (first, forms, entries),
-                            (chain, &batch),
-                        );
-                        tally.flooded = 1 << chain;
-                        break;
-                    }
-                }
-                Err(reason) => {
-                    counts.tx(0, NOBODY, batch.chains()[chain].len as usize);
-                    counts.drop_frames(0, reason, 1);
-                }
+            let copies = self.routes.jobs.len() - before.jobs;
+            if copies == 1 {
+                tally.sole |= 1 << chain;
+            } else if copies > 1 && self.routes.jobs.len() > SLICE {
+                begin_flood(
+                    at.snapshot,
+                    flood,
+                    &mut self.routes,
+                    before,
+                    (frame, &batch),
+                );
+                tally.flooded = 1 << chain;
+                // Those behind it are read again when it is done.
+                break;
             }
         }
         let at_flood = tally.flooded;
@@ -141,15 +130,12 @@ impl Path {
             payload: Payload::Chains(&batch),
             sole: tally.sole,
         };
-        let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
         finished &= !(tally.waiting | at_flood);
         // What waits comes again; a flood counts when it begins.
         let waiting = tally.waiting;
         self.routes.count(here, |chain| waiting >> chain & 1 == 0);
-        for chain in bits(finished) {
-            guard.finish(chain);
-        }
+        guard.finish_set(finished);
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
             continue_flood(&mut self.egress, flood, &mut guard, &batch, &mut tally, at);
         }
@@ -161,14 +147,18 @@ impl Path {
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.
     pub fn inject(&mut self, snapshot: &Snapshot, id: PortId, bytes: &[u8], at: Moment) {
-        let Some(counts) = Counts::of(snapshot, id, at.worker) else {
+        let here = (snapshot, at.worker);
+        let (Some(counts), Some(entrance)) = (
+            Counts::of(snapshot, id, at.worker),
+            Entrance::of(here, id, at.now_s),
+        ) else {
             return;
         };
-        let drop_frame = |to, reason| drop_at(snapshot, at.worker, to, reason);
         let bytes = &bytes[..bytes.len().min(HEAD)];
         self.routes.clear();
-        match Frame::new(0, VnetHeader::PLAIN, bytes, bytes.len(), 0) {
-            Ok(frame) => self.routes.add(snapshot, id, frame, at.now_s, drop_frame),
+        let frames = &mut self.routes.frames;
+        match frames.add(|frame| frame.read_bytes(0, VnetHeader::PLAIN, bytes, bytes.len())) {
+            Ok(frame) => self.routes.add(&entrance, frame),
             Err(reason) => counts.drop_frames(0, reason, 1),
         }
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
@@ -178,9 +168,34 @@ impl Path {
             payload: Payload::Frames(&[]),
             sole: 0,
         };
-        let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
     }
+}
+
+/// Reads the frames in the first `end` chains; returns the chains in which there is none, and which
+/// were counted as dropped.
+#[inline(never)]
+fn read_frames(
+    frames: &mut Frames,
+    batch: &TxBatch<'_>,
+    end: usize,
+    header: (usize, Origin),
+    counts: Counts<'_>,
+) -> u64 {
+    let mut refused = 0;
+    for (chain, described) in batch.chains().iter().enumerate().take(end) {
+        if described.done {
+            continue;
+        }
+        let segments = batch.segments(described);
+        let read = frames.add(|frame| frame.read_chain((chain, described.len), segments, header));
+        if let Err(reason) = read {
+            refused |= 1 << chain;
+            counts.tx(0, Sum::one(NOBODY, described.len as usize));
+            counts.drop_frames(0, reason, 1);
+        }
+    }
+    refused
 }
 
 /// Calls the guest if it wants to know that `consumed` chains came back, and looks whether its memory is
@@ -225,9 +240,7 @@ fn continue_flood(
             .drop_frames(flood.vid, DropReason::PortDown, left as u64);
         flood.made = flood.jobs.len();
     } else if batch.chains()[chain].len == flood.chain_len {
-        for frame in &mut flood.frames {
-            frame.chain = chain;
-        }
+        flood.frames.move_to(chain);
         let slice = flood.made..flood.jobs.len().min(flood.made + SLICE);
         flood.made = slice.end;
         let jobs = &flood.jobs[slice];
@@ -250,22 +263,29 @@ fn continue_flood(
     }
 }
 
-/// Moves the copies of the last frame out of the tally. None of them is made yet, so frames before
-/// it keep their place.
+/// Moves the copies of frame number `frame`, all that was routed since `before`, out of the burst. None of
+/// them is made yet, so frames before it keep their place.
 fn begin_flood(
     snapshot: u64,
     flood: &mut Flood,
     routes: &mut Routes,
-    (first_job, first_form, first_entry): (usize, usize, usize),
-    (chain, batch): (usize, &TxBatch<'_>),
+    before: Mark,
+    (frame, batch): (usize, &TxBatch<'_>),
 ) {
     flood.clear();
-    flood.frames.extend(routes.frames.drain(first_form..));
-    flood.jobs.extend(routes.jobs.drain(first_job..));
-    for job in &mut flood.jobs {
-        job.frame -= first_form;
+    let chain = routes.frames[frame].chain;
+    flood.frames.push(&routes.frames[frame]);
+    for form in &routes.frames[before.frames..] {
+        flood.frames.push(form);
     }
-    flood.vid = routes.entries.get(first_entry).map_or(0, |e| e.at.vid);
+    flood.jobs.extend(routes.jobs.drain(before.jobs..));
+    for job in &mut flood.jobs {
+        job.frame = match job.frame.checked_sub(before.frames) {
+            Some(form) => form + 1,
+            None => 0,
+        };
+    }
+    flood.vid = routes.vid_of(frame);
     flood.snapshot = snapshot;
     flood.chain = chain;
     flood.chain_len = batch.chains()[chain].len;
@@ -277,45 +297,6 @@ fn origin_of(snapshot: &Snapshot, port: &Port) -> Origin {
         Some(view) if view.relay.uplink() == Some(port.slot) => Origin::Uplink,
         _ => Origin::Guest,
     }
-}
-
-/// Reads the virtio-net header and the first bytes of the frame in `chain`, once, and checks them.
-fn read_frame(
-    batch: &TxBatch<'_>,
-    chain: usize,
-    (header_len, origin): (usize, Origin),
-) -> Result<Frame, DropReason> {
-    let described = &batch.chains()[chain];
-    let len = (described.len as usize)
-        .checked_sub(header_len)
-        .ok_or(DropReason::BadHeader)?;
-    if len > MAX_FRAME {
-        return Err(DropReason::TooLong);
-    }
-    // A legacy header is two bytes shorter; the field that it lacks stays zero.
-    let mut bytes = [0; VnetHeader::LEN + HEAD];
-    let read = virtqueue::read(
-        batch.segments(described),
-        0,
-        &mut bytes[..header_len + HEAD],
-    );
-    let (header, behind) = bytes.split_at_mut(header_len);
-    let mut fields = [0; VnetHeader::LEN];
-    fields[..header_len].copy_from_slice(header);
-    let head = &mut behind[..read.saturating_sub(header_len)];
-    let vnet = VnetHeader::decode(&fields).check(len, head, origin)?;
-    Frame::new(chain, vnet, head, len, header_len + head.len())
-}
-
-/// The positions of the bits set in `set`.
-fn bits(mut set: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = set.trailing_zeros();
-        (bit < u64::BITS).then(|| {
-            set &= set - 1;
-            bit as usize
-        })
-    })
 }
 
 /// What is known of the frames of a burst, each chain being one bit or place.

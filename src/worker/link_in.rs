@@ -2,14 +2,13 @@
 
 use std::io;
 
-use super::count::{Counts, drop_at};
+use super::count::Counts;
 use super::egress::Burst;
-use super::frame::{Frame, HEAD};
 use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
+use super::route::Entrance;
 use super::snapshot::{PortId, Snapshot};
 use super::straight::{Sizes, Straight};
-use crate::frame::vnet::{Origin, VnetHeader};
 use crate::stats::DropReason;
 use crate::uplink::{self, BATCH};
 
@@ -22,8 +21,12 @@ impl Path {
         at: Moment,
         sizes: &mut Sizes,
     ) -> Turn {
-        let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, at.worker))
-        else {
+        let here = (snapshot, at.worker);
+        let (Some(port), Some(counts), Some(entrance)) = (
+            snapshot.port(id),
+            Counts::of(snapshot, id, at.worker),
+            Entrance::of(here, id, at.now_s),
+        ) else {
             return Turn::Idle;
         };
         let Some(link) = port.attachment.link() else {
@@ -32,7 +35,7 @@ impl Path {
         let Some(queue) = link.queues().get(index) else {
             return Turn::Idle;
         };
-        let straight = Straight::find((snapshot, at.worker), (id, counts), (port, link));
+        let straight = Straight::find(here, (id, counts), (port, link));
         if let Some(straight) = straight.as_ref().filter(|_| sizes.are_large())
             && let Some(turn) = self.straight_turn(snapshot, straight, at, sizes)
         {
@@ -47,13 +50,9 @@ impl Path {
             match arrivals.receive() {
                 Ok((vnet, bytes)) => {
                     let len = bytes.len();
-                    match take_apart(number, vnet, &mut bytes[..len.min(HEAD)], len) {
-                        Ok(frame) => {
-                            self.routes
-                                .add(snapshot, id, frame, at.now_s, |at_port, reason| {
-                                    drop_at(snapshot, at.worker, at_port, reason);
-                                });
-                        }
+                    let frames = &mut self.routes.frames;
+                    match frames.add(|frame| frame.read_bytes(number, vnet, bytes, len)) {
+                        Ok(frame) => self.routes.add(&entrance, frame),
                         Err(reason) => counts.drop_frames(0, reason, 1),
                     }
                     number += 1;
@@ -72,9 +71,9 @@ impl Path {
             }
             busy = true;
         }
-        self.routes.count((snapshot, at.worker), |_| true);
+        self.routes.count(here, |_| true);
         if let Some(straight) = straight {
-            for frame in &self.routes.frames {
+            for frame in &*self.routes.frames {
                 sizes.note(frame, straight.accepts());
             }
         }
@@ -86,19 +85,7 @@ impl Path {
             payload: Payload::Frames(&segments),
             sole: 0,
         };
-        let here = (snapshot, at.worker);
         self.egress.deliver(here, burst, at.patience, &mut tally);
         if busy { Turn::Busy } else { Turn::Idle }
     }
-}
-
-/// Checks the header of frame number `number` of the burst, which has `len` bytes, and copies its first bytes.
-pub(super) fn take_apart(
-    number: usize,
-    vnet: VnetHeader,
-    head: &mut [u8],
-    len: usize,
-) -> Result<Frame, DropReason> {
-    let vnet = vnet.check(len, head, Origin::Uplink)?;
-    Frame::new(number, vnet, head, len, head.len())
 }

@@ -1,13 +1,13 @@
 //! Delivery to a device of the host.
 
-use super::count::Counts;
+use super::count::{Counts, Sum};
 use super::egress::Outcome;
 use super::frame::{Frame, MAX_HEAD};
 use super::mend::Mended;
 use super::payload::Payload;
 use super::route::Job;
 use crate::frame::ethernet::TAG_LEN;
-use crate::frame::offloads::{Offloads, Repair};
+use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
 use crate::uplink::{self, LinkQueue};
@@ -29,7 +29,7 @@ impl LinkOut<'_> {
         payload: Payload<'_, '_>,
         outcome: &mut impl Outcome,
     ) {
-        let mut vnet = frame.vnet.for_receiver(Repair::None, self.accepts);
+        let mut vnet = frame.header_for(self.accepts);
         let mut tagged = [0; MAX_HEAD + TAG_LEN];
         let head = if job.action.is_keep() {
             frame.head()
@@ -89,7 +89,7 @@ impl LinkOut<'_> {
     ) -> Result<(), DropReason> {
         match self.queue.send(whole) {
             Ok(()) => {
-                self.counts.rx(job.vid, frame.header.dst, len);
+                self.counts.rx(job.vid, Sum::one(frame.header.dst, len));
                 Ok(())
             }
             Err(error) if uplink::is_full(&error) => Err(DropReason::UplinkBusy),

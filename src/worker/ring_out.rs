@@ -3,15 +3,16 @@
 use arrayvec::ArrayVec;
 
 use super::Fault;
-use super::count::Counts;
-use super::egress::{Outcome, Patience};
+use super::count::{Counts, Sum};
+use super::egress::{Burst, Outcome, Patience};
 use super::frame::{Frame, MAX_HEAD};
 use super::mend::Mended;
 use super::payload::Payload;
 use super::route::Job;
 use super::snapshot::{PortId, PortRings};
 use crate::frame::ethernet::TAG_LEN;
-use crate::frame::offloads::Repair;
+use crate::frame::mac::Mac;
+use crate::frame::offloads::{Offloads, Repair};
 use crate::stats::DropReason;
 use crate::virtqueue::{Gather, Grant, RxBatch, RxRing};
 
@@ -27,9 +28,9 @@ pub struct RingOut<'a> {
     patience: Patience,
     /// A frame found no room: those behind it must not overtake it.
     closed: bool,
-    /// The copies to make, and whether each may wait.
-    run: ArrayVec<(Job, bool), RUN>,
-    wants: ArrayVec<u32, RUN>,
+    /// What was delivered and not counted yet, in VLAN `vid`.
+    sum: Sum,
+    vid: u16,
 }
 
 impl<'a> RingOut<'a> {
@@ -46,47 +47,70 @@ impl<'a> RingOut<'a> {
             ring,
             patience,
             closed: false,
-            run: ArrayVec::new(),
-            wants: ArrayVec::new(),
+            sum: Sum::default(),
+            vid: 0,
         }
     }
 
-    /// Adds a frame that needs no repair.
+    /// What the receiver takes without repair.
+    pub fn accepts(&self) -> Offloads {
+        self.rings.accepts
+    }
+
+    /// Copies the frames of the jobs in `order`, up to the first that needs repair; how many.
     #[inline]
-    pub fn push(
+    pub fn send(
         &mut self,
-        job: &Job,
-        waits: bool,
-        (frames, payload): (&[Frame], Payload<'_, '_>),
+        order: &[u32],
+        burst: Burst<'_, '_>,
         outcome: &mut impl Outcome,
-    ) {
-        let growth = job.action.growth().into();
-        let len = frames[job.frame].len.saturating_add_signed(growth);
-        self.wants.push((self.rings.header_len + len) as u32);
-        self.run.push((*job, waits));
-        if self.run.is_full() {
-            self.flush((frames, payload), outcome);
+    ) -> usize {
+        let mut done = 0;
+        loop {
+            let mut wants = ArrayVec::<u32, RUN>::new();
+            for index in order[done..].iter().take(RUN) {
+                let job = &burst.jobs[*index as usize];
+                let frame = &burst.frames[job.frame];
+                if frame.repair(self.rings.accepts) != Repair::None {
+                    break;
+                }
+                let mut len = frame.len;
+                if !job.action.is_keep() {
+                    len = len.saturating_add_signed(job.action.growth().into());
+                }
+                wants.push((self.rings.header_len + len) as u32);
+            }
+            if wants.is_empty() {
+                return done;
+            }
+            let run = &order[done..done + wants.len()];
+            done += wants.len();
+            self.send_run(run, &wants, burst, outcome);
         }
     }
 
-    /// Copies what `push` has gathered.
-    pub fn flush(
+    /// Copies frames of so many bytes each.
+    #[inline]
+    fn send_run(
         &mut self,
-        (frames, payload): (&[Frame], Payload<'_, '_>),
+        run: &[u32],
+        wants: &[u32],
+        burst: Burst<'_, '_>,
         outcome: &mut impl Outcome,
     ) {
         let mut sent = 0;
         let mut reserved = RxBatch::new();
-        while !self.closed && sent < self.run.len() {
-            match self.ring.reserve(&self.wants[sent..], &mut reserved) {
+        while !self.closed && sent < run.len() {
+            match self.ring.reserve(&wants[sent..], &mut reserved) {
                 Ok(reservation) => {
-                    let now = &self.run[sent..sent + reservation.granted];
-                    for (grant, (job, _)) in reserved.grants().zip(now) {
-                        let done = self.copy(&grant, job, &frames[job.frame], payload);
-                        if let Err(reason) = done {
+                    for (grant, index) in reserved.grants().zip(&run[sent..]) {
+                        let job = &burst.jobs[*index as usize];
+                        let frame = &burst.frames[job.frame];
+                        if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
                             outcome.dropped(job.account(), reason);
                         }
                     }
+                    self.count();
                     self.ring.complete(&mut reserved);
                     sent += reservation.granted;
                     self.closed = reservation.starved || reservation.granted == 0;
@@ -97,11 +121,11 @@ impl<'a> RingOut<'a> {
                 }
             }
         }
-        for (job, waits) in &self.run[sent..] {
-            self.refuse(job, &frames[job.frame], *waits, outcome);
+        for index in &run[sent..] {
+            let job = &burst.jobs[*index as usize];
+            let frame = &burst.frames[job.frame];
+            self.refuse(job, frame, burst.waits(frame), outcome);
         }
-        self.run.clear();
-        self.wants.clear();
     }
 
     /// Ends the burst: calls the guest if it wants to know.
@@ -115,10 +139,11 @@ impl<'a> RingOut<'a> {
         }
     }
 
-    /// Writes one frame into its buffers; of one without a payload, what is to stand before that.
+    /// Writes one frame into its buffers; of one without a payload, what is to stand before that. It is
+    /// counted with the next [`RingOut::count`].
     #[inline]
     pub fn copy(
-        &self,
+        &mut self,
         grant: &Grant<'_, '_>,
         job: &Job,
         frame: &Frame,
@@ -127,12 +152,13 @@ impl<'a> RingOut<'a> {
         let Grant::Buffers { buffers, segments } = grant else {
             return Err(DropReason::RxChain);
         };
-        let mut vnet = frame.vnet.for_receiver(Repair::None, self.rings.accepts);
-        let mut tagged = [0; MAX_HEAD + TAG_LEN];
+        let mut vnet = frame.header_for(self.rings.accepts);
+        let mut tagged;
         let action = job.action;
         let head = if action.is_keep() {
             frame.head()
         } else {
+            tagged = [0; MAX_HEAD + TAG_LEN];
             let len = action.apply(frame.head(), &mut tagged);
             vnet.retag(action.growth().into());
             &tagged[..len.ok_or(DropReason::TooManyTags)?]
@@ -142,9 +168,26 @@ impl<'a> RingOut<'a> {
         let header = &header[..self.rings.header_len];
         let whole = payload.gather(frame, header, head);
         self.ring.copy(segments, &whole);
-        let len = head.len() + frame.rest_len();
-        self.counts.rx(job.vid, frame.header.dst, len);
+        self.note(job.vid, frame.header.dst, head.len() + frame.rest_len());
         Ok(())
+    }
+
+    /// Notes a frame to be counted.
+    #[inline]
+    fn note(&mut self, vid: u16, dst: Mac, len: usize) {
+        if vid != self.vid {
+            self.count();
+            self.vid = vid;
+        }
+        self.sum.add(dst, len);
+    }
+
+    /// Counts what was copied; before it is shown to the guest.
+    #[inline]
+    pub fn count(&mut self) {
+        if !self.sum.is_empty() {
+            self.counts.rx(self.vid, std::mem::take(&mut self.sum));
+        }
     }
 
     /// Sends what repair has made of `frame`, from where the last turn left off. What finds no room
@@ -186,8 +229,9 @@ impl<'a> RingOut<'a> {
                     rest_len: 0,
                 };
                 self.ring.copy(segments, &whole);
-                self.counts.rx(job.vid, frame.header.dst, head.len());
+                self.note(job.vid, frame.header.dst, head.len());
             }
+            self.count();
             self.ring.complete(&mut reserved);
             sent += reservation.granted;
             if reservation.starved || reservation.granted == 0 {

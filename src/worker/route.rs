@@ -3,12 +3,13 @@
 //! Asks the relay, follows patch links into further relays, and writes one [`Job`] for each copy.
 //! It touches no ring.
 
-use super::count::{Account, Counts};
-use super::frame::Frame;
-use super::snapshot::{Attachment, PortId, Snapshot};
-use crate::frame::ethernet::TagAction;
-use crate::frame::mac::Mac;
-use crate::relay::{self, PortSet, Verdict};
+use std::ops::Range;
+
+use super::count::{Account, Counts, Sum, drop_at};
+use super::frame::{Frame, Frames};
+use super::snapshot::{Attachment, PortId, RelayView, Snapshot};
+use crate::frame::ethernet::{Header, TagAction};
+use crate::relay::{self, Class, PortSet, Sender, Slot, Verdict};
 use crate::stats::DropReason;
 
 /// Patch links that a frame may cross. A configuration without loops cannot need more.
@@ -37,42 +38,76 @@ impl Job {
     }
 }
 
-/// A frame that came into a relay, to be counted once it is done.
-#[derive(Clone, Copy, Debug)]
+/// Frames that came into a relay in the same way, to be counted once they are done.
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// By which port, and in which VLAN.
-    pub at: Account,
-    /// The port at the other end of the patch link that it came through, and the VLAN there.
+    at: Account,
+    /// The port at the other end of the patch link that they came through, and the VLAN there.
     left: Option<Account>,
-    /// Which chain, or which buffer, of the burst it lies in.
-    chain: usize,
-    /// To whom.
-    dst: Mac,
-    /// Bytes.
-    len: usize,
+    /// Their forms.
+    frames: Range<usize>,
 }
 
-impl Entry {
-    /// Counts it.
+/// The last copy that went the shortest way. Most frames of a burst go where the one before went.
+struct Beaten {
+    header: Header,
+    to: Slot,
+    class: Class,
+    /// How long a frame may be that takes it.
+    longest: usize,
+    job: Job,
+}
+
+/// The port that frames enter a relay by, looked up once for all of them.
+#[derive(Clone, Copy)]
+pub struct Entrance<'a> {
+    snapshot: &'a Snapshot,
+    worker: usize,
+    id: PortId,
+    relay: &'a RelayView,
+    sender: Sender<'a>,
+    now: u32,
+}
+
+impl<'a> Entrance<'a> {
+    /// The port `id`, for frames that arrive within the second `now`. A snapshot has the relay of each of
+    /// its ports, and no patch link that ends nowhere.
     #[inline]
-    fn count(&self, snapshot: &Snapshot, worker: usize) {
-        if let Some(counts) = Counts::of(snapshot, self.at.port, worker) {
-            counts.tx(self.at.vid, self.dst, self.len);
-        }
-        if let Some(left) = self.left
-            && let Some(counts) = Counts::of(snapshot, left.port, worker)
-        {
-            counts.rx(left.vid, self.dst, self.len);
-        }
+    pub fn of((snapshot, worker): (&'a Snapshot, usize), id: PortId, now: u32) -> Option<Self> {
+        let port = snapshot.port(id)?;
+        let relay = snapshot.relay(port.relay)?;
+        Some(Self {
+            snapshot,
+            worker,
+            id,
+            relay,
+            sender: view(relay).sender(port.slot, now),
+            now,
+        })
+    }
+}
+
+fn view(relay: &RelayView) -> relay::View<'_> {
+    relay::View {
+        relay: &relay.relay,
+        active: &relay.active,
     }
 }
 
 /// A frame that is to enter a relay.
 struct Entering {
     port: PortId,
-    left: Option<Account>,
+    way: Way,
     /// Its form.
     frame: usize,
+}
+
+/// How a frame came to the relay that it enters.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    /// The port at the other end of the last patch link, and the VLAN there.
+    left: Option<Account>,
     /// Patch links it has crossed.
     hops: usize,
 }
@@ -81,111 +116,216 @@ struct Entering {
 #[derive(Default)]
 pub struct Routes {
     /// The forms of the frames.
-    pub frames: Vec<Frame>,
+    pub frames: Frames,
     /// The copies, in the order of the frames.
     pub jobs: Vec<Job>,
     /// Where the frames came into relays, in their order.
-    pub entries: Vec<Entry>,
+    entries: Vec<Entry>,
     targets: PortSet,
+    beaten: Option<Beaten>,
     /// Frames at a port of a relay that have not been forwarded.
     entering: Vec<Entering>,
 }
 
+/// How much there is at some moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// Forms of frames.
+    pub frames: usize,
+    /// Copies.
+    pub jobs: usize,
+}
+
 impl Routes {
+    /// How much there is now.
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        Mark {
+            frames: self.frames.len(),
+            jobs: self.jobs.len(),
+        }
+    }
+
     /// Forgets the last burst.
     pub fn clear(&mut self) {
         self.frames.clear();
         self.jobs.clear();
         self.entries.clear();
+        self.beaten = None;
     }
 
     /// Counts the frames that came into relays, those whose chain, or buffer, is done.
+    #[inline]
     pub fn count(&self, (snapshot, worker): (&Snapshot, usize), done: impl Fn(usize) -> bool) {
-        for entry in self.entries.iter().filter(|entry| done(entry.chain)) {
-            entry.count(snapshot, worker);
+        let count = |at: Account, left: Option<Account>, sum| {
+            if let Some(counts) = Counts::of(snapshot, at.port, worker) {
+                counts.tx(at.vid, sum);
+            }
+            if let Some(left) = left
+                && let Some(counts) = Counts::of(snapshot, left.port, worker)
+            {
+                counts.rx(left.vid, sum);
+            }
+        };
+        for Entry { at, left, frames } in &self.entries {
+            let mut sum = Sum::default();
+            for frame in &self.frames[frames.clone()] {
+                if done(frame.chain) {
+                    sum.add(frame.header.dst, frame.len);
+                }
+            }
+            count(*at, *left, sum);
         }
     }
 
-    /// Adds the jobs of `frame`, which came in by `port`.
+    /// The VLAN in which frame number `frame` came into its first relay.
+    pub fn vid_of(&self, frame: usize) -> u16 {
+        let entry = self.entries.iter().find(|e| e.frames.contains(&frame));
+        entry.map_or(0, |entry| entry.at.vid)
+    }
+
+    /// Adds the jobs of frame number `frame`, which came in by the port of `here`. Between two calls of
+    /// [`Routes::clear`] that is always the same port.
     ///
-    /// Each drop, at that port or at a later one, is passed to `dropped`.
-    pub fn add(
-        &mut self,
-        snapshot: &Snapshot,
-        port: PortId,
-        frame: Frame,
-        now: u32,
-        mut dropped: impl FnMut(Account, DropReason),
-    ) {
-        self.frames.push(frame);
-        self.entering.push(Entering {
-            port,
-            left: None,
-            frame: self.frames.len() - 1,
-            hops: 0,
+    /// Each drop, at that port or at a later one, is counted.
+    #[inline]
+    pub fn add(&mut self, here: &Entrance<'_>, frame: usize) {
+        let Frame { header, len, .. } = &self.frames[frame];
+        if let Some(beaten) = &self.beaten
+            && beaten.header == *header
+            && *len <= beaten.longest
+        {
+            let job = Job {
+                frame,
+                ..beaten.job
+            };
+            self.jobs.push(job);
+            self.enter(here.id, job.vid, None, frame);
+        } else {
+            self.add_another(here, frame);
+        }
+    }
+
+    /// The same for a frame with other addresses or tags than the last.
+    #[inline(never)]
+    fn add_another(&mut self, here: &Entrance<'_>, frame: usize) {
+        let Frame { header, len, .. } = &self.frames[frame];
+        if let Some((to, class)) = here.sender.locate(header) {
+            if let Some(beaten) = &mut self.beaten
+                && beaten.to == to
+                && beaten.class == class
+                && beaten.header.tag == header.tag
+                && *len <= beaten.longest
+            {
+                beaten.header = *header;
+                let job = beaten.job;
+                self.jobs.push(Job { frame, ..job });
+                self.enter(here.id, class.vid, None, frame);
+                return;
+            }
+            if here.sender.reaches(to, class) {
+                self.enter(here.id, class.vid, None, frame);
+                self.beat(here, (to, class), frame);
+                self.follow(here);
+                return;
+            }
+        }
+        self.forward(here, frame, Way::default());
+        self.follow(here);
+    }
+
+    /// The first frame of its kind that goes to the port in slot `to`.
+    #[inline(never)]
+    fn beat(&mut self, here: &Entrance<'_>, (to, class): (Slot, Class), frame: usize) {
+        let jobs = self.jobs.len();
+        self.deliver(here, to, &class, frame, 0);
+        self.beaten = self.jobs.get(jobs).map(|job| Beaten {
+            to,
+            class,
+            header: self.frames[frame].header,
+            longest: view(here.relay).passes(to, job.action),
+            job: *job,
         });
-        while let Some(entering) = self.entering.pop() {
-            self.forward(snapshot, &entering, now, &mut dropped);
+    }
+
+    /// Takes the frames that are in patch links to where they go.
+    #[inline]
+    fn follow(&mut self, here: &Entrance<'_>) {
+        while let Some(Entering { port, way, frame }) = self.entering.pop() {
+            if let Some(there) = Entrance::of((here.snapshot, here.worker), port, here.now) {
+                self.forward(&there, frame, way);
+            }
+        }
+    }
+
+    /// Notes where a frame came into a relay.
+    #[inline]
+    fn enter(&mut self, port: PortId, vid: u16, left: Option<Account>, frame: usize) {
+        let at = Account { port, vid };
+        match self.entries.last_mut() {
+            Some(last) if last.at == at && last.left == left && last.frames.end == frame => {
+                last.frames.end += 1;
+            }
+            _ => self.entries.push(Entry {
+                at,
+                left,
+                frames: frame..frame + 1,
+            }),
         }
     }
 
     /// One relay's decision on one form of a frame.
-    fn forward(
-        &mut self,
-        snapshot: &Snapshot,
-        entering: &Entering,
-        now: u32,
-        dropped: &mut impl FnMut(Account, DropReason),
-    ) {
-        let (from, index) = (entering.port, entering.frame);
-        // A snapshot has the relay of each of its ports, and no patch link that ends nowhere.
-        let Some(port) = snapshot.port(from) else {
-            return;
+    #[inline(never)]
+    fn forward(&mut self, here: &Entrance<'_>, index: usize, way: Way) {
+        let (verdict, class) = {
+            let facts = facts(&self.frames[index]);
+            here.sender.forward(&facts, &mut self.targets)
         };
-        let Some(in_relay) = snapshot.relay(port.relay) else {
-            return;
-        };
-        let view = relay::View {
-            relay: &in_relay.relay,
-            active: &in_relay.active,
-        };
-        let mut targets = std::mem::take(&mut self.targets);
-        let frame = &self.frames[index];
-        let (verdict, class) = view.forward(port.slot, &facts(frame), now, &mut targets);
-        let vid = class.vid;
-        let at = Account { port: from, vid };
-        self.entries.push(Entry {
-            at,
-            left: entering.left,
-            chain: frame.chain,
-            dst: frame.header.dst,
-            len: frame.len,
-        });
-        let mut deliver = |routes: &mut Self, slot| {
-            let Some(to) = in_relay.port(slot) else {
-                return;
-            };
-            let to = Account { port: to, vid };
-            let done = view
-                .egress(slot, &class, &facts(&routes.frames[index]))
-                .and_then(|action| routes.hand_over(snapshot, to, index, action, entering.hops));
-            if let Err(reason) = done {
-                dropped(to, reason);
-            }
-        };
+        self.enter(here.id, class.vid, way.left, index);
         match verdict {
-            Verdict::Drop(reason) => dropped(at, reason),
-            Verdict::One(slot) => deliver(self, slot),
+            Verdict::Drop(reason) => {
+                let at = Account {
+                    port: here.id,
+                    vid: class.vid,
+                };
+                drop_at(here.snapshot, here.worker, at, reason);
+            }
+            Verdict::One(slot) => self.deliver(here, slot, &class, index, way.hops),
             Verdict::Many => {
+                let targets = self.targets.clone();
                 for slot in targets.iter() {
-                    deliver(self, slot);
+                    self.deliver(here, slot, &class, index, way.hops);
                 }
             }
         }
-        self.targets = targets;
+    }
+
+    /// The copy for the port in `slot`.
+    fn deliver(
+        &mut self,
+        here: &Entrance<'_>,
+        slot: Slot,
+        class: &Class,
+        frame: usize,
+        hops: usize,
+    ) {
+        let Some(port) = here.relay.port(slot) else {
+            return;
+        };
+        let to = Account {
+            port,
+            vid: class.vid,
+        };
+        let done = view(here.relay)
+            .egress(slot, class, &facts(&self.frames[frame]))
+            .and_then(|action| self.hand_over(here.snapshot, to, frame, action, hops));
+        if let Err(reason) = done {
+            drop_at(here.snapshot, here.worker, to, reason);
+        }
     }
 
     /// A copy for `to`: a job, or the way through a patch link.
+    #[inline]
     fn hand_over(
         &mut self,
         snapshot: &Snapshot,
@@ -196,24 +336,7 @@ impl Routes {
     ) -> Result<(), DropReason> {
         match snapshot.port(to.port).map(|port| &port.attachment) {
             None => Err(DropReason::PortDown),
-            Some(Attachment::Patch(peer)) => {
-                if hops == MAX_HOPS {
-                    return Err(DropReason::TooManyHops);
-                }
-                let frame = if action.is_keep() {
-                    frame
-                } else {
-                    self.frames.push(self.frames[frame].retagged(action)?);
-                    self.frames.len() - 1
-                };
-                self.entering.push(Entering {
-                    port: *peer,
-                    left: Some(to),
-                    frame,
-                    hops: hops + 1,
-                });
-                Ok(())
-            }
+            Some(Attachment::Patch(peer)) => self.cross((to, *peer), frame, action, hops),
             Some(_) => {
                 self.jobs.push(Job {
                     port: to.port,
@@ -225,9 +348,39 @@ impl Routes {
             }
         }
     }
+
+    /// The way through the patch link that leads from `to` to the port `peer`.
+    fn cross(
+        &mut self,
+        (to, peer): (Account, PortId),
+        frame: usize,
+        action: TagAction,
+        hops: usize,
+    ) -> Result<(), DropReason> {
+        if hops == MAX_HOPS {
+            return Err(DropReason::TooManyHops);
+        }
+        let frame = if action.is_keep() {
+            frame
+        } else {
+            let retagged = self.frames[frame].retagged(action)?;
+            self.frames.push(&retagged)
+        };
+        let way = Way {
+            left: Some(to),
+            hops: hops + 1,
+        };
+        self.entering.push(Entering {
+            port: peer,
+            way,
+            frame,
+        });
+        Ok(())
+    }
 }
 
 /// What a relay looks at.
+#[inline]
 fn facts(frame: &Frame) -> relay::Frame<'_> {
     relay::Frame {
         header: &frame.header,

@@ -13,16 +13,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::Fault;
-use super::count::{Account, Counts, drop_at};
+use super::count::{Account, Counts};
 use super::egress::{Burst, Outcome};
-use super::frame::{Frame, HEAD};
-use super::ingress::{MAX_FRAME, Moment, Path, Tally, Turn};
-use super::link_in::take_apart;
+use super::frame::{Frame, HEAD, MAX_FRAME};
+use super::ingress::{Moment, Path, Tally, Turn};
 use super::payload::Payload;
 use super::ring_out::RingOut;
-use super::route::Routes;
+use super::route::{Entrance, Routes};
 use super::snapshot::{Port, PortId, PortRings, Snapshot};
-use crate::frame::offloads::{Offloads, Repair, repair_needed};
+use crate::frame::offloads::{Offloads, Repair};
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
 use crate::uplink::{BATCH, Link};
@@ -46,7 +45,7 @@ impl Sizes {
     /// Notes a frame, unless it has to be repaired; whether it can go as it is.
     #[inline]
     pub fn note(&mut self, frame: &Frame, accepts: Offloads) -> bool {
-        let whole = repair_needed(&frame.vnet, frame.head(), accepts) == Repair::None;
+        let whole = frame.repair(accepts) == Repair::None;
         if whole {
             // Up at once, and down bit by bit.
             self.0 = frame.len.max(self.0 - self.0 / 16);
@@ -129,7 +128,7 @@ impl Path {
         } = *way;
         let (here, header_len) = ((snapshot, at.worker), rings.header_len);
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, None);
-        let out = RingOut::new(to, (rings, ring), at.patience);
+        let mut out = RingOut::new(to, (rings, ring), at.patience);
         self.spill.resize(HEAD + MOST, 0);
         let mut batch = RxBatch::new();
         let mut turn = Some(Turn::Idle);
@@ -171,7 +170,7 @@ impl Path {
             };
             turn = Some(Turn::Busy);
             let len = read.saturating_sub(VnetHeader::LEN);
-            decide(&mut self.routes, here, (way, at.now_s), &mut front, read);
+            decide(&mut self.routes, here, (way, at.now_s), &front, read);
             let [job] = &self.routes.jobs[..] else {
                 continue;
             };
@@ -183,6 +182,7 @@ impl Path {
                         tally.dropped(job.account(), reason);
                     }
                 }
+                out.count();
                 ring.complete(&mut batch);
                 continue;
             }
@@ -207,28 +207,29 @@ impl Path {
 /// Has the relay decide about what was read: `read` bytes, the first of them in `front`.
 fn decide(
     routes: &mut Routes,
-    (snapshot, worker): (&Snapshot, usize),
+    here: (&Snapshot, usize),
     (way, now_s): (&Straight<'_>, u32),
-    front: &mut [u8; FRONT],
+    front: &[u8; FRONT],
     read: usize,
 ) {
     let (from, counts) = way.from;
-    let (header, head) = front.split_at_mut(VnetHeader::LEN);
+    routes.clear();
+    let Some(entrance) = Entrance::of(here, from, now_s) else {
+        return;
+    };
+    let (header, head) = front.split_at(VnetHeader::LEN);
     let mut fields = [0; VnetHeader::LEN];
     fields.copy_from_slice(header);
     let frame = match read.checked_sub(VnetHeader::LEN) {
-        Some(len) if len < MOST => {
-            let head = &mut head[..len.min(HEAD)];
-            take_apart(0, VnetHeader::decode(&fields), head, len)
-        }
+        Some(len) if len < MOST => routes.frames.add(|frame| {
+            let vnet = VnetHeader::decode(&fields);
+            frame.read_bytes(0, vnet, &head[..len.min(HEAD)], len)
+        }),
         _ => Err(DropReason::TooLong),
     };
-    routes.clear();
     match frame {
-        Ok(frame) => routes.add(snapshot, from, frame, now_s, |at, reason| {
-            drop_at(snapshot, worker, at, reason);
-        }),
+        Ok(frame) => routes.add(&entrance, frame),
         Err(reason) => counts.drop_frames(0, reason, 1),
     }
-    routes.count((snapshot, worker), |_| true);
+    routes.count(here, |_| true);
 }

@@ -80,23 +80,27 @@ impl Value {
         Value(kind | (slot.index() as u64) << SLOT | others)
     }
 
-    /// Whether it is a learned entry with these properties, whatever its moves.
-    pub fn is_learned(self, slot: Slot, generation: u8, seen: Seconds) -> bool {
-        self.get() & !MOVES_MASK == Value::learned(slot, generation, seen).get()
+    /// Whether it is this learned entry, whatever its moves.
+    #[inline]
+    pub fn is_but_for_moves(self, learned: Value) -> bool {
+        self.get() & !MOVES_MASK == learned.get()
     }
 
     /// When it was last seen.
+    #[inline]
     pub fn seconds(self) -> Seconds {
         self.get() as Seconds
     }
 
     /// Where it is.
+    #[inline]
     pub fn slot(self) -> Slot {
         let index = (self.get() >> SLOT) as usize % MAX_PORTS;
         Slot::new(index).expect("the remainder is below MAX_PORTS")
     }
 
     /// What it is.
+    #[inline]
     pub fn kind(self) -> EntryKind {
         match self.get() >> KIND & 3 {
             2 => EntryKind::Static,
@@ -106,6 +110,7 @@ impl Value {
     }
 
     /// The port's generation when it was learned.
+    #[inline]
     pub fn generation(self) -> u8 {
         (self.get() >> GENERATION) as u8
     }

@@ -69,6 +69,10 @@ impl Learning {
     }
 }
 
+/// What is known of an address that was seen within this second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fresh(Value);
+
 /// The filtering database of one relay.
 #[derive(Debug)]
 pub struct Fdb {
@@ -167,15 +171,20 @@ impl Fdb {
         self.alive(value, now).then(|| (value.slot(), value.kind()))
     }
 
-    /// Whether learning `mac` at `slot` would change nothing, not even its time.
+    /// What the entry of an address says that `slot` has used within the second `now`; `None` where
+    /// nothing is learned.
     #[inline]
-    pub(super) fn is_fresh(&self, fid: Fid, mac: Mac, slot: Slot, now: Seconds) -> bool {
+    pub(super) fn fresh(&self, slot: Slot, now: Seconds) -> Option<Fresh> {
+        let learns = self.ageing.load(Ordering::Relaxed) != 0;
+        learns.then(|| Fresh(Value::learned(slot, self.seats.generation(slot), now)))
+    }
+
+    /// Whether learning `mac` would change nothing, not even its time.
+    #[inline]
+    pub(super) fn is_fresh(&self, fid: Fid, mac: Mac, fresh: Fresh) -> bool {
         self.table
             .find(entry_key(fid, mac))
-            .is_some_and(|(_, value)| {
-                value.is_learned(slot, self.seats.generation(slot), now)
-                    && self.ageing.load(Ordering::Relaxed) != 0
-            })
+            .is_some_and(|(_, value)| value.is_but_for_moves(fresh.0))
     }
 
     /// Notes that `mac` sent from `slot`, which may have learned up to `limit` addresses.
@@ -192,8 +201,8 @@ impl Fdb {
         let found = self.table.find(key);
         // The usual case: it has sent within this second.
         if let Some((_, value)) = found
-            && value.is_learned(slot, self.seats.generation(slot), now)
-            && self.ageing.load(Ordering::Relaxed) != 0
+            && let Some(fresh) = self.fresh(slot, now)
+            && value.is_but_for_moves(fresh.0)
         {
             return Learning::Known;
         }
@@ -332,6 +341,7 @@ impl Fdb {
     }
 
     /// Whether an entry still counts. Workers' clocks may differ by a second.
+    #[inline]
     fn alive(&self, value: Value, now: Seconds) -> bool {
         if value.kind() != EntryKind::Learned {
             return true;

@@ -94,6 +94,7 @@ impl Seats {
     }
 
     #[inline]
+    #[inline]
     fn word(&self, slot: Slot) -> &AtomicU64 {
         word(&self.learned, slot)
     }
@@ -107,6 +108,7 @@ fn words() -> Words {
     lines
 }
 
+#[inline]
 #[inline]
 fn word(words: &Words, slot: Slot) -> &AtomicU64 {
     &words[slot.index() / 8 % LINES].0[slot.index() % 8]

@@ -1,6 +1,6 @@
 //! A concurrent hash table of two-word entries.
 //!
-//! Purpose: buckets of eight entries, two cache lines each (keys, then values). A key lives in one
+//! Purpose: buckets of eight entries, two cache lines each, a value behind each key. A key lives in one
 //! of two buckets: the first, or the emptier one where the first was crowded when it was inserted;
 //! and there in the lane that its hash names, or the next vacant one. So most look-ups end with the
 //! first key they compare. The hash is keyed at random, so that nobody outside can aim at a bucket.
@@ -39,7 +39,7 @@ const MAX_LOCKS: usize = 256;
 /// The table.
 #[derive(Debug)]
 pub struct Table {
-    /// By bucket: keys, values.
+    /// By bucket.
     lines: Box<[[CacheLine; 2]]>,
     /// The key of the hash.
     seeds: [u64; 3],
@@ -187,10 +187,12 @@ impl Table {
     }
 
     /// Where a key is looked for first.
+    #[inline]
     fn home(&self, hash: u64) -> Place {
         Place::new(self.first_bucket(hash), hash as u32)
     }
 
+    #[inline]
     fn first_bucket(&self, hash: u64) -> u32 {
         scale((hash >> 32) as u32, self.lines.len() as u32)
     }
@@ -208,6 +210,7 @@ impl Table {
     }
 
     /// The value of `key` at this place, unless the key has gone.
+    #[inline]
     fn value_of(&self, place: Place, key: u64) -> Option<Value> {
         let value = self.value(place).load(Ordering::Acquire);
         let key_now = self.key(place).load(Ordering::Relaxed);
@@ -221,12 +224,16 @@ impl Table {
         Value::new(value)
     }
 
+    #[inline]
     fn key(&self, place: Place) -> &AtomicU64 {
-        &self.lines[place.bucket()][0].0[place.lane()]
+        let lane = place.lane();
+        &self.lines[place.bucket()][lane / 4].0[lane % 4 * 2]
     }
 
+    #[inline]
     fn value(&self, place: Place) -> &AtomicU64 {
-        &self.lines[place.bucket()][1].0[place.lane()]
+        let lane = place.lane();
+        &self.lines[place.bucket()][lane / 4].0[lane % 4 * 2 + 1]
     }
 
     fn lock_index(&self, bucket: u32) -> usize {
@@ -255,6 +262,7 @@ fn fold(number: u64, factor: u64) -> u64 {
 }
 
 /// Maps all 32-bit numbers evenly to those below `range`.
+#[inline]
 fn scale(number: u32, range: u32) -> u32 {
     ((u64::from(number) * u64::from(range)) >> 32) as u32
 }
