@@ -49,19 +49,20 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("constant bounds that are in order")
 }
 
-/// Sends one frame there and back at a time until `end_ns`; the times of those that began at `begin_ns` or later.
+/// Sends one frame there and back at a time; the times of those that began at `begin_ns` or in the `measure_ns` after that.
 pub fn ping_pong(
     (a, b): (&mut Station, &mut Station),
-    (begin_ns, end_ns): (u64, u64),
+    (begin_ns, measure_ns): (u64, u64),
     clock: Clock,
     guard: &mut Guard,
 ) -> Result<Histogram<u64>, BenchError> {
     let mut times = histogram();
+    let mut end_ns = None;
     loop {
         guard.check(clock.now_ns(), [&*a, &*b])?;
         for _ in 0..BATCH {
             let sent_ns = clock.now_ns();
-            if sent_ns >= end_ns {
+            if sent_ns >= begin_ns && sent_ns >= *end_ns.get_or_insert(sent_ns + measure_ns) {
                 return Ok(times);
             }
             pass(a, b, sent_ns, clock, guard)?;

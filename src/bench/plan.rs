@@ -15,8 +15,11 @@ const TSO_LEN: usize = 65_535 + 14;
 const SEGMENT: u16 = 1448;
 /// The simple mixture of the internet, as it is usually given, without the frame check sequence.
 const IMIX: [usize; 12] = [64, 594, 64, 594, 64, 64, 594, 64, 1514, 64, 594, 64];
-/// What `paced` offers where nothing is said.
+/// What `paced` offers where nothing is said, and to frames for which that would be too much.
 const PACED: Rate = Rate::Frames(1_000_000);
+const PACED_LARGE: Rate = Rate::Bits(20_000_000_000);
+/// The longest frame that is not large.
+const LARGE: usize = 2500;
 /// The first address of all stations.
 const ADDRESSES: u64 = 0x0265_7600_0000;
 
@@ -158,6 +161,7 @@ impl Case {
     pub fn rate(&self, options: &Bench) -> Rate {
         match (self.test, options.rate) {
             (Test::Rr, _) => Rate::Max,
+            (Test::Paced, None) if self.longest() > LARGE => PACED_LARGE,
             (Test::Paced, None) => PACED,
             (_, rate) => rate.unwrap_or(Rate::Max),
         }

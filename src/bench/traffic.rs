@@ -227,10 +227,9 @@ pub fn run(pairs: &mut [Pair], task: &Task<'_>) -> Result<Count, BenchError> {
         pair.b.set_rate(task.rate);
     }
     let begin_ns = task.clock.now_ns() + ns(task.warm_up);
-    let end_ns = begin_ns + ns(task.measure);
     let mut count = match task.pattern {
-        Pattern::PingPong => ping_pong(pairs, task, begin_ns, end_ns)?,
-        Pattern::OneWay | Pattern::BothWays => throughput(pairs, task, begin_ns, end_ns)?,
+        Pattern::PingPong => ping_pong(pairs, task, begin_ns)?,
+        Pattern::OneWay | Pattern::BothWays => throughput(pairs, task, begin_ns)?,
     };
     settle(pairs, task.clock)?;
     let (mut turns, mut full) = (0, 0);
@@ -250,12 +249,7 @@ pub fn run(pairs: &mut [Pair], task: &Task<'_>) -> Result<Count, BenchError> {
     Ok(count)
 }
 
-fn throughput(
-    pairs: &mut [Pair],
-    task: &Task<'_>,
-    begin_ns: u64,
-    end_ns: u64,
-) -> Result<Count, BenchError> {
+fn throughput(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Count, BenchError> {
     let clock = task.clock;
     let mut guard = Guard::new(clock.now_ns());
     let mut begun = None;
@@ -271,8 +265,8 @@ fn throughput(
                 clock.now_ns(),
             ));
         }
-        if now_ns >= end_ns
-            && let Some((first, cpu, begun_ns)) = begun
+        if let Some((first, cpu, begun_ns)) = begun
+            && now_ns >= begun_ns + ns(task.measure)
         {
             let last = received(pairs);
             let used = task.cpu.and_then(|cpu| cpu()).zip(cpu);
@@ -306,18 +300,13 @@ fn throughput(
     }
 }
 
-fn ping_pong(
-    pairs: &mut [Pair],
-    task: &Task<'_>,
-    begin_ns: u64,
-    end_ns: u64,
-) -> Result<Count, BenchError> {
+fn ping_pong(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Count, BenchError> {
     let clock = task.clock;
     let mut guard = Guard::new(clock.now_ns());
     let mut count = Count::default();
     // Others would be under way while one waits: pairs do not take turns here.
     if let Some(Pair { a, b }) = pairs.first_mut() {
-        let times = latency::ping_pong((a, b), (begin_ns, end_ns), clock, &mut guard)?;
+        let times = latency::ping_pong((a, b), (begin_ns, ns(task.measure)), clock, &mut guard)?;
         count.frames = 2 * times.len();
         count.seconds = task.measure.as_secs_f64();
         count.bytes = 0;

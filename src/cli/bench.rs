@@ -55,8 +55,8 @@ pub struct Bench {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     pub queues: u16,
     /// Frames per second that are offered in each direction, such as 500k or 2M; or bits, such as 10Gbit
-    /// [default: as many as are taken; 1M frames for `paced`]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    /// [default: as many as are taken; for `paced` 1M frames, or 20Gbit of large ones]
+    #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
     /// Search the highest rate without loss, instead of sending as fast as possible
     #[arg(long, conflicts_with = "rate")]
@@ -213,39 +213,6 @@ impl fmt::Display for Size {
     }
 }
 
-/// Reads a rate: a number with a suffix for thousands, and `bit` where it is not frames that are counted.
-///
-/// # Errors
-///
-/// A phrase that says what would be right.
-pub fn parse_rate(text: &str) -> Result<Rate, String> {
-    let wrong = || {
-        format!(
-            "a rate is a number of frames such as 500k or 2M, or of bits such as 10Gbit, not `{text}`"
-        )
-    };
-    let (number, bits) = match text.strip_suffix("bit") {
-        Some(number) => (number, true),
-        None => (text, false),
-    };
-    let (number, factor) = match number.strip_suffix(['k', 'M', 'G']) {
-        Some(digits) if number.ends_with('k') => (digits, 1e3),
-        Some(digits) if number.ends_with('M') => (digits, 1e6),
-        Some(digits) => (digits, 1e9),
-        None => (number, 1.0),
-    };
-    let value = number.parse::<f64>().map_err(|_| wrong())? * factor;
-    if !(1.0..=Rate::MOST as f64).contains(&value) {
-        return Err(wrong());
-    }
-    let value = value as u64;
-    Ok(if bits {
-        Rate::Bits(value)
-    } else {
-        Rate::Frames(value)
-    })
-}
-
 fn ring_size(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(size @ 8..=32768_u16) if size.is_power_of_two() => Ok(size),
@@ -253,14 +220,14 @@ fn ring_size(text: &str) -> Result<u16, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("a measurement takes 0.01 to 3600 seconds".to_owned()),
     }
 }
 
-fn percent(text: &str) -> Result<f64, String> {
+pub(super) fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if (0.0..100.0).contains(&percent) => Ok(percent),
         _ => Err("percent are a number from 0 to less than 100".to_owned()),

@@ -169,7 +169,9 @@ fn notes(port: &PortStatus) -> impl Iterator<Item = String> {
             .collect();
         format!("{}: dropped {}", port.name, reasons.join(", "))
     });
-    let notes = [failed, refused, dropped].into_iter().flatten();
+    let load = port.load.as_ref();
+    let load = load.map(|load| format!("{}: {}", port.name, super::load::note(load)));
+    let notes = [failed, refused, dropped, load].into_iter().flatten();
     notes.chain(link_notes(port))
 }
 

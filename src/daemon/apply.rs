@@ -11,8 +11,9 @@ use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
 use super::links::Named;
+use super::load;
 use super::world::Kind;
-use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
+use crate::config::{Attachment, Backend, Config, Generator, LinkKind, Patch};
 use crate::relay::PortConfig;
 use crate::vhost_user::DevicePolicy;
 
@@ -57,6 +58,8 @@ enum Plug {
     },
     /// Devices of the host: one, or those of a bond.
     Links(Vec<Named>),
+    /// Frames are made and counted, or only counted.
+    Load(Option<Generator>),
 }
 
 impl Plug {
@@ -103,6 +106,8 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
             Backend::Listen(path) => listen(path, port.queues),
             Backend::Connect(path) => connect(path, port.queues),
             Backend::Tap(_) | Backend::Handed(_) => links(name),
+            Backend::Generator(generator) => Plug::Load(Some(generator.clone())),
+            Backend::Sink => Plug::Load(None),
         };
         put(name, &port.relay, &port.settings, plug);
     }
@@ -172,7 +177,7 @@ impl Daemon {
             self.world.release(&port);
             self.closing += match port.kind {
                 Kind::VhostUser(device) => usize::from(device.is_open()),
-                Kind::Patch(_) => 0,
+                Kind::Patch(_) | Kind::Load(_) => 0,
                 Kind::Links(links) => self.opener().close_all(links),
             };
         }
@@ -275,6 +280,10 @@ impl Daemon {
         }
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
+            Plug::Load(generator) => {
+                let load = load::open(name, generator.as_ref()).map_err(fail)?;
+                (Kind::Load(Arc::new(load)), None)
+            }
             Plug::Links(names) => {
                 let mtu = wanted.settings.mtu;
                 let links = self.opener().open(name, names, mtu, &self.devices.known);

@@ -11,6 +11,7 @@ mod devices;
 mod endpoint;
 mod event;
 mod links;
+mod load;
 mod news;
 mod reload;
 mod report;

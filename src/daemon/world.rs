@@ -20,6 +20,7 @@ use crate::relay::{
 };
 use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
 use crate::sys::rate_limit::RateLimit;
+use crate::worker::load::LoadPort;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
@@ -51,6 +52,8 @@ pub enum Kind {
     Patch(Option<PortId>),
     /// Devices of the host, present or not.
     Links(Links),
+    /// A generator or a sink.
+    Load(Arc<LoadPort>),
 }
 
 /// A port of a relay.
@@ -76,7 +79,7 @@ impl PortEntry {
     pub fn device(&self) -> Option<&Device> {
         match &self.kind {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) | Kind::Links(_) => None,
+            Kind::Patch(_) | Kind::Links(_) | Kind::Load(_) => None,
         }
     }
 
@@ -84,7 +87,15 @@ impl PortEntry {
     pub fn links(&self) -> Option<&Links> {
         match &self.kind {
             Kind::Links(links) => Some(links),
-            Kind::VhostUser(_) | Kind::Patch(_) => None,
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Load(_) => None,
+        }
+    }
+
+    /// What is behind a load port.
+    pub fn load(&self) -> Option<&Arc<LoadPort>> {
+        match &self.kind {
+            Kind::Load(load) => Some(load),
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Links(_) => None,
         }
     }
 
@@ -94,6 +105,7 @@ impl PortEntry {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
             Kind::Links(links) => links.is_active(),
+            Kind::Load(_) => true,
         }
     }
 
@@ -118,6 +130,7 @@ impl PortEntry {
             Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
             Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
             Kind::Links(links) => links.attachment(),
+            Kind::Load(load) => Attachment::Load(Arc::clone(load)),
         };
         Arc::clone(self.published.get_or_insert_with(|| {
             Arc::new(worker::Port {
@@ -239,7 +252,7 @@ impl World {
     pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
         match self.kind_mut(id)? {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) | Kind::Links(_) => None,
+            Kind::Patch(_) | Kind::Links(_) | Kind::Load(_) => None,
         }
     }
 
@@ -247,7 +260,7 @@ impl World {
     pub fn links_mut(&mut self, id: PortId) -> Option<&mut Links> {
         match self.kind_mut(id)? {
             Kind::Links(links) => Some(links),
-            Kind::VhostUser(_) | Kind::Patch(_) => None,
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Load(_) => None,
         }
     }
 
@@ -322,6 +335,7 @@ impl World {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
             Kind::Links(links) => links.queues(),
+            Kind::Load(load) => load.is_generator().into(),
         };
         let workers = (0..pairs).map(|_| self.assign()).collect();
         self.ports[place] = Some(PortEntry {

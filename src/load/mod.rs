@@ -10,7 +10,7 @@ mod sequence;
 mod stamp;
 mod stream;
 
-pub use pace::{Pacer, Rate};
+pub use pace::{Pacer, Rate, RateError};
 pub use search::{Search, Trial};
 pub use sequence::{Ledger, Tally};
 pub use stamp::{Stamp, fill_body, is_sampled, is_whole};

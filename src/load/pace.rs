@@ -1,5 +1,10 @@
 //! When the next frame may leave.
 
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 /// What was missed for longer than this is not caught up with: it would be a burst that nobody asked for.
@@ -38,6 +43,62 @@ impl Rate {
     }
 }
 
+/// Why a rate cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "a rate is a number of frames a second such as 500k or 2M, of bits such as 10Gbit, or `max`"
+)]
+pub struct RateError;
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        let (number, bits) = match text.strip_suffix("bit") {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        let digits = number.trim_end_matches(['k', 'M', 'G']);
+        let factor = match &number[digits.len()..] {
+            "" => 1.0,
+            "k" => 1e3,
+            "M" => 1e6,
+            "G" => 1e9,
+            _ => return Err(RateError),
+        };
+        let value = digits.parse::<f64>().map_err(|_| RateError)? * factor;
+        if !(1.0..=Self::MOST as f64).contains(&value) {
+            return Err(RateError);
+        }
+        let value = value as u64;
+        Ok(if bits {
+            Self::Bits(value)
+        } else {
+            Self::Frames(value)
+        })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, unit) = match self {
+            Self::Max => return f.pad("max"),
+            Self::Frames(number) => (number, ""),
+            Self::Bits(number) => (number, "bit"),
+        };
+        let (divisor, prefix) = match number {
+            n if n.is_multiple_of(1_000_000_000) => (1_000_000_000, "G"),
+            n if n.is_multiple_of(1_000_000) => (1_000_000, "M"),
+            n if n.is_multiple_of(1000) => (1000, "k"),
+            _ => (1, ""),
+        };
+        f.pad(&format!("{}{prefix}{unit}", number / divisor))
+    }
+}
+
 /// A token bucket: credit grows with time, a frame costs what it is worth.
 #[derive(Clone, Debug)]
 pub struct Pacer {
@@ -67,7 +128,7 @@ impl Pacer {
         let passed = now_ns.saturating_sub(last).min(CATCH_UP_NS);
         // At most 10^18, and the same again for what was there.
         let rate = rate.min(Rate::MOST);
-        let most = (rate * CATCH_UP_NS).max(self.dearest());
+        let most = rate * CATCH_UP_NS + self.dearest();
         self.credit = (self.credit + rate * passed).min(most);
     }
 

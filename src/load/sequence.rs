@@ -21,7 +21,7 @@ pub struct Tally {
 }
 
 /// The newest number of one flow, and which of those before it have come.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Track {
     /// Stream and flow, and that there is one at all.
     key: Option<(u16, u16)>,
@@ -34,6 +34,7 @@ struct Track {
 ///
 /// Its table has one place for several flows: the one that came last has it. Where there are no more flows than
 /// places this happens seldom, and costs what was lost meanwhile, never a false alarm.
+#[derive(Debug)]
 pub struct Ledger {
     tracks: Box<[Track]>,
     tally: Tally,

@@ -70,6 +70,7 @@ pub enum StreamError {
     Len(usize),
 }
 
+#[derive(Debug)]
 struct State {
     /// Destination and source, as they stand in the frame.
     addresses: [u8; 12],
@@ -78,12 +79,14 @@ struct State {
 }
 
 /// What is the same in all frames of one size.
+#[derive(Debug)]
 struct Template {
     head: [u8; HEAD],
     len: usize,
 }
 
 /// The frames of one sender: sizes and flows in turn, each flow numbered by itself.
+#[derive(Debug)]
 pub struct Stream {
     number: u16,
     /// The flow of this stream that comes first is number `first` of its sender.
@@ -103,7 +106,7 @@ pub struct Stream {
 
 /// The beginning of a frame that is soon to be sent. It is written in pieces, and the processor reads it as a whole
 /// much faster when that was a while ago.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Ready {
     head: [u8; HEAD],
     len: usize,
@@ -198,6 +201,15 @@ impl Stream {
     pub fn head_len(&self) -> usize {
         let time = if self.timed { TIME_LEN } else { 0 };
         self.stamp_at + stamp::LEN + time
+    }
+
+    /// Bytes of the longest frame.
+    pub fn longest(&self) -> usize {
+        self.templates
+            .iter()
+            .map(|t| t.len)
+            .max()
+            .unwrap_or_default()
     }
 
     /// How many flows there are.

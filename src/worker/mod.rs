@@ -11,6 +11,7 @@ mod frame;
 mod ingress;
 mod link_in;
 mod link_out;
+pub mod load;
 mod mend;
 mod payload;
 pub mod quiescence;

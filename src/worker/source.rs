@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::load::LoadPort;
 use crate::sys::eventfd;
 use crate::uplink::{Link, LinkQueue};
 use crate::virtqueue::TxRing;
@@ -20,6 +21,8 @@ pub enum Source {
     },
     /// A queue of a device of the host.
     Link(Arc<Link>),
+    /// A generator.
+    Load(Arc<LoadPort>),
 }
 
 impl Source {
@@ -28,6 +31,7 @@ impl Source {
         match self {
             Self::Ring { kick, .. } => kick.as_ref().map(AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
+            Self::Load(load) => load.event(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Source {
         match (self, other) {
             (Self::Ring { ring: a, .. }, Self::Ring { ring: b, .. }) => Arc::ptr_eq(a, b),
             (Self::Link(a), Self::Link(b)) => Arc::ptr_eq(a, b),
+            (Self::Load(a), Self::Load(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -79,6 +84,7 @@ impl Source {
                 .queues()
                 .get(index)
                 .is_some_and(LinkQueue::enable_calls),
+            Self::Load(load) => load.has_work(),
         }
     }
 }

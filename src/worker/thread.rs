@@ -179,6 +179,7 @@ impl Worker {
                     let queue = (port, index);
                     self.path.link_turn(snapshot, queue, at, &mut local.sizes)
                 }
+                Source::Load(_) => self.path.load_turn(snapshot, port, at),
             };
             let stays = match turn {
                 Turn::Busy => {
@@ -311,6 +312,8 @@ impl Worker {
                     queue.disable_calls();
                 }
             }
+            // Orders are rare.
+            Source::Load(_) => {}
         }
     }
 
@@ -352,7 +355,10 @@ impl Worker {
                         self.adopt_queue(id, index as u16, index, source);
                     }
                 }
-                Attachment::Link(None) | Attachment::Patch(_) => {}
+                Attachment::Load(load) if load.is_generator() && mine(0) => {
+                    self.adopt_queue(id, 0, 0, Source::Load(Arc::clone(load)));
+                }
+                Attachment::Load(_) | Attachment::Link(None) | Attachment::Patch(_) => {}
             }
         }
         for token in 0..self.locals.len() {

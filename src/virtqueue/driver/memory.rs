@@ -64,6 +64,7 @@ pub struct DriverRegion {
 
 impl DriverRegion {
     /// Guest physical address.
+    #[inline]
     pub fn guest_addr(&self) -> u64 {
         self.guest_addr
     }
@@ -360,6 +361,7 @@ unsafe impl Send for Carve {}
 
 impl Carve {
     /// Guest address of its first byte.
+    #[inline]
     pub fn guest_addr(&self) -> u64 {
         self.guest_addr
     }
@@ -380,6 +382,7 @@ impl Carve {
     }
 
     /// Its first byte; valid for `len` bytes as long as the carve lives.
+    #[inline]
     pub(super) fn pointer(&self) -> *mut u8 {
         self.pointer
     }

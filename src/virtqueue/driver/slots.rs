@@ -78,6 +78,7 @@ pub(super) struct Slots {
     buffers: Carve,
     tables: Option<Carve>,
     ring_size: u16,
+    stride: u64,
     len: u32,
     header_len: u32,
     layout: Layout,
@@ -114,6 +115,7 @@ impl Slots {
             buffers: memory.carve(stride * u64::from(buffers), 64)?,
             tables,
             ring_size: size,
+            stride,
             len: buffer_len,
             header_len: header_len.into(),
             layout,
@@ -160,7 +162,7 @@ impl Slots {
 
     #[inline]
     fn offset(&self, slot: u16) -> u64 {
-        u64::from(slot) * stride(self.len)
+        u64::from(slot) * self.stride
     }
 
     /// First byte of a slot; valid for `len()` bytes.
