@@ -21,6 +21,10 @@ class Lab(contextlib.ExitStack):
     def remove(self):
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def memory(self):
+        """A directory on a tmpfs, which the others need not be on."""
+        return pathlib.Path(self.enter_context(tempfile.TemporaryDirectory(prefix='evb-lab-', dir='/dev/shm')))
+
     def _keep(self, thing):
         self.callback(thing.close)
         return thing

@@ -46,8 +46,14 @@ pub struct WorkerStatus {
     pub id: usize,
     /// The CPU that it is pinned to.
     pub cpu: Option<usize>,
-    /// TX queues that it serves.
+    /// TX queues, and queues of devices, that it is to serve.
     pub queues: usize,
+    /// Thousandths of the last second in which it was busy with frames.
+    #[serde(default)]
+    pub busy_permille: u32,
+    /// Nanoseconds in which it was busy with frames since the daemon started, as far as they were measured.
+    #[serde(default)]
+    pub busy_ns: u64,
 }
 
 /// One relay.
@@ -118,6 +124,9 @@ pub struct PortStatus {
     pub links: Vec<LinkStatus>,
     /// Queue pairs in use.
     pub queues: u16,
+    /// The worker that is to serve each of these.
+    #[serde(default)]
+    pub workers: Vec<usize>,
     /// Names of the features that were negotiated.
     pub features: Vec<String>,
     /// The longest payload that is delivered to it, if there is a limit.
@@ -512,6 +521,7 @@ mod tests {
             socket: Some("/run/evb/vm1.sock".into()),
             links: vec![],
             queues: 2,
+            workers: vec![0, 1],
             features: vec!["MRG_RXBUF".into()],
             mtu: None,
             macs: vec![Mac::from_u64(1)],

@@ -1,7 +1,6 @@
 //! The `evb` binary: command line → configuration → daemon. Thin.
 
 use std::io::IsTerminal;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -66,6 +65,7 @@ fn serve(run: Run) -> ExitCode {
         config.daemon.workers = workers.into();
     }
     config.daemon.control = run.control.or(config.daemon.control);
+    config.daemon.state = run.state.or(config.daemon.state);
     let done = privileged(&config).and_then(|privileged| {
         daemon::run(config, run.config, privileged).map_err(|error| error.to_string())
     });
@@ -77,7 +77,6 @@ fn serve(run: Run) -> ExitCode {
 
 /// The way to all that needs a path, a capability or a descriptor that was handed in.
 fn privileged(config: &Config) -> Result<Privileged, String> {
-    let directories = config.sockets().filter_map(Path::parent);
     let specs = config.specs();
     let devices = specs.values().flat_map(Spec::devices);
     let handed = specs.values().filter_map(|spec| match spec {
@@ -86,7 +85,8 @@ fn privileged(config: &Config) -> Result<Privileged, String> {
     });
     // Before the helper starts, which is not to have them.
     let handed = Handed::take(handed).map_err(|error| error.to_string())?;
-    let privileged = Privileged::spawn(directories, devices).map_err(|error| error.to_string())?;
+    let privileged =
+        Privileged::spawn(config.directories(), devices).map_err(|error| error.to_string())?;
     Ok(privileged.with(handed))
 }
 

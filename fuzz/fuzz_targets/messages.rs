@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use evb::vhost_user::{Connection, DevicePolicy, PortHost, Update};
+use evb::virtqueue::Positions;
 use evb::worker::PortRings;
 use libfuzzer_sys::fuzz_target;
 
@@ -16,6 +17,9 @@ struct Host;
 impl PortHost for Host {
     fn set_rings(&self, _: PortRings) {}
     fn report(&self, _: Update) {}
+    fn positions(&self) -> Arc<Positions> {
+        Arc::new(Positions::in_process(4))
+    }
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -27,6 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let policy = DevicePolicy {
         queue_pairs: 2,
         mtu: Some(1500),
+        standby: true,
     };
     let connection = Connection::new(back, "p", policy, Arc::new(Host)).unwrap();
     let _ = connection.run();

@@ -54,8 +54,12 @@ fuzz_target!(|bytes: &[u8]| {
         log_used: None,
         features,
         call: None,
+        position: None,
     };
-    let at = if packed {
+    let at = if packed && bit(6) {
+        let position = u32::from(first & 0x3f) | u32::from(first >> 7) << 15;
+        ResumeAt::Said(position << 16 | position)
+    } else if packed {
         ResumeAt::fresh(true)
     } else {
         ResumeAt::Base(first.into())

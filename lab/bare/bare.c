@@ -16,12 +16,13 @@
  * header and frame without it; transmit chains have one to three parts, in an indirect table where that
  * was negotiated; kicks are only given where the device asked for them.
  *
- * References: virtio 1.2, 2.7 (split virtqueues), 3.1 (initialization), 4.1.4 (PCI), 5.1 (network). */
+ * References: virtio 1.2, 2.7 (split virtqueues), 2.8 (packed ones), 3.1 (initialization), 4.1.4 (PCI), 5.1 (network). */
 #include <stdint.h>
 
 enum { RX, TX };
 enum { RING = 256, SLOTS = 64, FRAME_MAX = 1514, BUFFER = 2048, SMALL = 512, PARTS = 3, WINDOW = 16 };
-enum { F_MAC = 5, F_MRG_RXBUF = 15, F_ANY_LAYOUT = 27, F_INDIRECT = 28, F_EVENT_IDX = 29, F_VERSION_1 = 32 };
+enum { F_MAC = 5, F_MRG_RXBUF = 15, F_ANY_LAYOUT = 27, F_INDIRECT = 28, F_EVENT_IDX = 29, F_VERSION_1 = 32,
+       F_PACKED = 34, F_IN_ORDER = 35 };
 enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };
 
 #define BARRIER() __asm__ volatile("" ::: "memory")
@@ -133,9 +134,22 @@ static struct queue {
     struct used used __attribute__((aligned(4096)));
 } queues[2] __attribute__((aligned(4096)));
 
+/* The same as a packed ring. An entry has the id where a split one has `next`, but the other way round. */
+struct packed_desc { uint64_t addr; uint32_t len; uint16_t id; volatile uint16_t flags; };
+struct events { volatile uint16_t at, flags; };
+enum { AVAIL = 1 << 7, USED = 1 << 15, EVENTS_DISABLE = 1, EVENTS_DESC = 2 };
+static struct packed {
+    struct packed_desc desc[RING] __attribute__((aligned(16)));
+    struct events driver, device;
+    uint16_t next, last, added;                         /* places: to write, to find used; descriptors ever added */
+    uint16_t next_wrap, last_wrap;
+    uint16_t order[SLOTS], given, taken;                /* slots in the order that the device has them */
+    uint16_t count[SLOTS];                              /* descriptors of each */
+} packeds[2] __attribute__((aligned(4096)));
+
 static struct desc tables[2][SLOTS][PARTS];             /* indirect tables */
 static uint8_t rx_buffers[SLOTS][BUFFER], tx_buffers[SLOTS][BUFFER];
-static uint16_t rx_done, tx_sent;                       /* used elements taken; chains made available */
+static uint16_t done[2], tx_sent;                       /* chains that came back; chains made available */
 
 static uint64_t features;
 static uint32_t header_len;
@@ -219,7 +233,10 @@ static int negotiate(void) {
 
 static int set_up_queue(int i) {
     struct queue *q = &queues[i];
+    struct packed *p = &packeds[i];
     q->avail.flags = 1;                                 /* VIRTQ_AVAIL_F_NO_INTERRUPT */
+    p->driver.flags = EVENTS_DISABLE;
+    p->next_wrap = p->last_wrap = 1;
     if (legacy) {
         outw(legacy + 14, i);
         if (inw(legacy + 12) != RING)
@@ -232,23 +249,38 @@ static int set_up_queue(int i) {
         return 0;
     C16(24) = RING;
     notify_off[i] = C16(30);
-    C32(32) = (uintptr_t)q->desc;   C32(36) = 0;
-    C32(40) = (uintptr_t)&q->avail; C32(44) = 0;
-    C32(48) = (uintptr_t)&q->used;  C32(52) = 0;
+    C32(32) = has(F_PACKED) ? (uintptr_t)p->desc : (uintptr_t)q->desc;      C32(36) = 0;
+    C32(40) = has(F_PACKED) ? (uintptr_t)&p->driver : (uintptr_t)&q->avail; C32(44) = 0;
+    C32(48) = has(F_PACKED) ? (uintptr_t)&p->device : (uintptr_t)&q->used;  C32(52) = 0;
     C16(28) = 1;
     return 1;
 }
 
 /* ---- Moving frames. */
 
-/* Tells the device, if it wants to know, that avail.idx has moved on from `old`. */
-static void kick(int i, uint16_t old) {
+/* A number that grows with what is made available. */
+static uint16_t offered(int i) { return has(F_PACKED) ? packeds[i].added : queues[i].avail.idx; }
+
+/* Whether the device wants to know that offered() has grown from `old` to `now`. */
+static int wanted(int i, uint16_t old, uint16_t now) {
     struct queue *q = &queues[i];
+    struct packed *p = &packeds[i];
+    if (!has(F_PACKED))
+        return has(F_EVENT_IDX) ? (uint16_t)(now - q->used.avail_event - 1) < (uint16_t)(now - old)
+                                : !(q->used.flags & 1);
+    uint16_t flags = p->device.flags;
+    if (flags != EVENTS_DESC || !has(F_EVENT_IDX))
+        return flags != EVENTS_DISABLE;
+    uint16_t at = p->device.at, event = at & 0x7fff;
+    if (at >> 15 != p->next_wrap)
+        event -= RING;
+    return (uint16_t)(p->next - event - 1) < (uint16_t)(now - old);
+}
+
+/* Tells the device, if it wants to know, that offered() has moved on from `old`. */
+static void kick(int i, uint16_t old) {
     FENCE();
-    uint16_t now = q->avail.idx;
-    int wanted = has(F_EVENT_IDX) ? (uint16_t)(now - q->used.avail_event - 1) < (uint16_t)(now - old)
-                                  : !(q->used.flags & 1);
-    if (!wanted)
+    if (!wanted(i, old, offered(i)))
         return;
     if (legacy)
         outw(legacy + 16, i);
@@ -256,9 +288,43 @@ static void kick(int i, uint16_t old) {
         *(volatile uint16_t *)(notify + notify_multiplier * notify_off[i]) = i;
 }
 
+/* Makes a chain of `n` parts available in the next places of a packed ring; the flags of the first come last. */
+static void offer_packed(int i, int slot, const struct desc *parts, int n, uint16_t write) {
+    struct packed *p = &packeds[i];
+    struct packed_desc *table = (struct packed_desc *)tables[i][slot];
+    int indirect = has(F_INDIRECT) && n > 1;
+    struct desc whole = { (uintptr_t)table, n * sizeof *table, INDIRECT, 0 };
+    if (indirect) {
+        for (int k = 0; k < n; k++)
+            table[k] = (struct packed_desc){ parts[k].addr, parts[k].len, 0, write };
+        parts = &whole, n = 1;
+    }
+    uint16_t first = p->next, first_flags = 0;
+    for (int k = 0; k < n; k++) {
+        uint16_t flags = (p->next_wrap ? AVAIL : USED) | (indirect ? INDIRECT : write | (k + 1 < n ? NEXT : 0));
+        struct packed_desc *d = &p->desc[p->next];
+        d->addr = parts[k].addr, d->len = parts[k].len, d->id = slot;
+        if (k)
+            d->flags = flags;
+        else
+            first_flags = flags;
+        if (++p->next == RING)
+            p->next = 0, p->next_wrap ^= 1;
+    }
+    BARRIER();
+    p->desc[first].flags = first_flags;
+    p->count[slot] = n;
+    p->order[p->given++ % SLOTS] = slot;
+    p->added += n;
+}
+
 /* Makes a chain of `n` parts available: in descriptors 4 * slot and on, or in an indirect table. */
 static void offer(int i, int slot, const struct desc *parts, int n, uint16_t write) {
     struct queue *q = &queues[i];
+    if (has(F_PACKED)) {
+        offer_packed(i, slot, parts, n, write);
+        return;
+    }
     int head = 4 * slot, indirect = has(F_INDIRECT) && n > 1;
     struct desc *to = indirect ? tables[i][slot] : &q->desc[head];
     for (int k = 0; k < n; k++)
@@ -280,23 +346,48 @@ static void post(int slot) {
                                          { b + header_len, BUFFER - header_len, 0, 0 } }, 2, WRITE);
 }
 
-/* The next buffer that the device has filled: its slot, and the bytes in it. Waits where it must. */
-static int take(uint32_t *len) {
-    struct used *u = &queues[RX].used;
-    while (u->idx == rx_done)
+/* Whether the device has given something back. */
+static int ready(int i) {
+    struct packed *p = &packeds[i];
+    if (!has(F_PACKED))
+        return queues[i].used.idx != done[i];
+    uint16_t flags = p->desc[p->last].flags, both = p->last_wrap ? AVAIL | USED : 0;
+    return (flags & (AVAIL | USED)) == both && p->taken != p->given;
+}
+
+/* The next chain that the device gives back: its slot, and the bytes in it. Waits where it must. In order, one
+ * packed descriptor may stand for all chains up to it. */
+static int take(int i, uint32_t *len) {
+    struct used *u = &queues[i].used;
+    struct packed *p = &packeds[i];
+    while (!ready(i))
         PAUSE();
     FENCE();
-    *len = u->ring[rx_done % RING].len;
-    return u->ring[rx_done++ % RING].id / 4;
+    if (!has(F_PACKED)) {
+        *len = u->ring[done[i] % RING].len;
+        return u->ring[done[i]++ % RING].id / 4;
+    }
+    uint16_t id = p->desc[p->last].id, slot;
+    *len = p->desc[p->last].len;
+    do {
+        slot = p->order[p->taken++ % SLOTS];
+        done[i]++;
+        p->last += p->count[slot];
+        if (p->last >= RING)
+            p->last -= RING, p->last_wrap ^= 1;
+    } while (slot != id && has(F_IN_ORDER) && p->taken != p->given);
+    if (slot != id)
+        put("out of order\n");
+    return slot;
 }
 
 /* Takes one received frame to `to`, its length as the result; 0: none is there; -1: one of a wrong form. */
 static int receive(uint8_t *to) {
-    if (queues[RX].used.idx == rx_done)
+    if (!ready(RX))
         return 0;
-    uint16_t old = queues[RX].avail.idx;
+    uint16_t old = offered(RX);
     uint32_t len, total = 0;
-    int slot = take(&len), wrong = len < header_len;
+    int slot = take(RX, &len), wrong = len < header_len;
     uint8_t *b = rx_buffers[slot];
     int num_buffers = b[10] | b[11] << 8, buffers = has(F_MRG_RXBUF) ? num_buffers : 1;
     wrong |= buffers < 1 || buffers > 4 || (has(F_VERSION_1) && num_buffers != buffers);
@@ -311,7 +402,7 @@ static int receive(uint8_t *to) {
         if (++i == buffers)
             break;
         post(slot);
-        slot = take(&len);
+        slot = take(RX, &len);
         b = rx_buffers[slot];
     }
     post(slot);
@@ -344,15 +435,15 @@ static void queue_frame(int slot, uint32_t len, uint32_t variety) {
 }
 
 static void wait_sent(void) {
-    while (queues[TX].used.idx != tx_sent)
-        PAUSE();
-    FENCE();
+    uint32_t len;
+    while (done[TX] != tx_sent)
+        take(TX, &len);
 }
 
 static void echo(void) {
     put("@@ ECHO ready\n");
     for (;;) {
-        uint16_t old = queues[TX].avail.idx;
+        uint16_t old = offered(TX);
         int n = 0, len;
         for (; n < WINDOW; n++) {
             uint8_t *frame = tx_buffers[n] + header_len;
@@ -392,7 +483,7 @@ static uint32_t build(uint8_t *f, const uint8_t *to, const uint8_t *from, uint32
 /* Sends frames first .. first + count - 1; how many came back within `patience`. */
 static uint32_t burst(uint32_t first, uint32_t count, uint64_t patience, uint32_t *bad) {
     static uint8_t got[BUFFER], expected[BUFFER];
-    uint16_t old = queues[TX].avail.idx;
+    uint16_t old = offered(TX);
     uint32_t back = 0;
     for (uint32_t i = 0; i < count; i++) {
         int slot = (first + i) % SLOTS;

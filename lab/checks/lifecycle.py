@@ -1,5 +1,6 @@
 """What happens when the daemon, or the machine below a guest, is exchanged."""
 from ..guest import iperf_figure, mac, nic, ping_figures
+from ..process import wait_for
 from ..runner import check
 
 RELAY = '[[relay]]\nname = "net"\n'
@@ -9,11 +10,15 @@ def _connecting(*ports):
     return RELAY + ''.join(f'[[port]]\nname = "{p}"\nrelay = "net"\nconnect = "{{dir}}/{p}.sock"\n' for p in ports)
 
 
-@check(cases={'evb_listens': (False,), 'qemu_listens': (True,)})
-def killed_and_restarted(lab, qemu_listens):
+@check(cases={f'{who}{rings}': (who == 'qemu_listens', rings) for who in ('evb_listens', 'qemu_listens')
+              for rings in ('', ',packed')})
+def killed_and_restarted(lab, qemu_listens, rings):
     """The daemon is killed under traffic and started again: guests go on by themselves."""
-    evb = lab.evb(config=_connecting('a', 'b')) if qemu_listens else lab.evb('a', 'b')
-    a, b = lab.two_guests(evb, listen=qemu_listens)
+    state = ('--state', lab.memory())
+    evb = (lab.evb(config=_connecting('a', 'b'), options=state) if qemu_listens
+           else lab.evb('a', 'b', options=state))
+    a, b = lab.two_guests(evb, 'packed=on' if rings else '', listen=qemu_listens)
+    assert ('packed' in a.negotiated()) == bool(rings)
     marker = a.check('cat /proc/sys/kernel/random/boot_id')
     b.check('(ping -i 0.05 10.0.0.1) > /dev/null 2>&1 &')
     for _ in range(2):
@@ -31,7 +36,32 @@ def killed_and_restarted(lab, qemu_listens):
     return f'first answer {seconds:.1f} s after the restart'
 
 
-@check(cases={'': ('',), 'no_mrg_rxbuf': ('mrg_rxbuf=off',)})
+@check()
+def reset_after_a_loss(lab):
+    """The daemon is killed, and what it knew of packed rings is lost with it: a guest is back when its driver is loaded
+    anew, and so is one whose driver was loaded anew while the daemon was away."""
+    state = lab.memory()
+    evb = lab.evb('a', 'b', options=('--state', state))
+    a, b = lab.two_guests(evb, 'packed=on')
+    evb.crash()
+    (state / 'a.positions').unlink()
+    _reload(b)
+    evb.start()
+    wait_for(lambda: evb.status('a')['state'] == 'failed', 30, 'the loss of a')
+    _reload(a)
+    a.up('10.0.0.1')
+    b.up('10.0.0.2')
+    a.reach('10.0.0.2')
+    a.send_file(b, '10.0.0.2')
+    b.send_file(a, '10.0.0.1')
+
+
+def _reload(guest):
+    guest.check('rmmod virtio_net; insmod /lib/modules/virtio_net.ko; '
+                'until [ -e /sys/class/net/eth0 ]; do usleep 50000; done')
+
+
+@check(cases={'': ('',), 'no_mrg_rxbuf': ('mrg_rxbuf=off',), 'packed': ('packed=on',)})
 def migration(lab, props):
     """A guest migrates to another port and back under ping and TCP; both survive."""
     evb = lab.evb('peer', 'here', 'there')

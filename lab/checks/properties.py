@@ -8,39 +8,41 @@ PROPERTIES = ('mrg_rxbuf', 'event_idx', 'indirect_desc')
 
 
 def _combinations():
-    """Each on/off combination for the probing guest, its opposite for the echoing one, and both modern
-    and legacy registers: QEMU's order of negotiation for all of them."""
-    for legacy, values in product((False, True), product((True, False), repeat=len(PROPERTIES))):
+    """Each on/off combination for the probing guest, its opposite for the echoing one, and modern registers with
+    split and with packed rings, and legacy ones: QEMU's order of negotiation for all of them."""
+    for kind, values in product(('modern', 'packed', 'legacy'), product((True, False), repeat=len(PROPERTIES))):
         on = {p for p, v in zip(PROPERTIES, values) if v}
-        yield ('legacy' if legacy else 'modern') + ''.join(f',{p}' for p in PROPERTIES if p in on), (on, legacy)
+        yield kind + ''.join(f',{p}' for p in PROPERTIES if p in on), (on, kind)
 
 
-def _properties(on, legacy):
-    registers = 'disable-modern=on,disable-legacy=off' if legacy else 'disable-legacy=on'
-    return ','.join([registers, *(f'{p}={"on" if p in on else "off"}' for p in PROPERTIES)])
+def _properties(on, kind):
+    registers = 'disable-modern=on,disable-legacy=off' if kind == 'legacy' else 'disable-legacy=on'
+    packed = ['packed=on'] if kind == 'packed' else []
+    return ','.join([registers, *packed, *(f'{p}={"on" if p in on else "off"}' for p in PROPERTIES)])
 
 
-def _probe(lab, on, legacy, other_on, more=''):
+def _probe(lab, on, kind, other_on, more=''):
     """Frames of every length go from one bare-metal guest to another and come back: none lost, none changed."""
     evb = lab.evb('probe', 'echo')
-    echo = lab.bare('echo', nic(evb.socket('echo'), mac(2), _properties(other_on, legacy) + more),
-                    accept=other_on, legacy=legacy)
+    legacy = kind == 'legacy'
+    modern = set() if legacy else {'version_1', 'in_order'} | ({'packed'} if kind == 'packed' else set())
+    echo = lab.bare('echo', nic(evb.socket('echo'), mac(2), _properties(other_on, kind) + more),
+                    accept=other_on | modern, legacy=legacy)
     echo_has = echo.negotiated()
     echo.echoing()
-    probe = lab.bare('probe', nic(evb.socket('probe'), mac(1), _properties(on, legacy) + more), accept=on,
+    probe = lab.bare('probe', nic(evb.socket('probe'), mac(1), _properties(on, kind) + more), accept=on | modern,
                      words='role=probe peer=525400000002 frames=600', legacy=legacy)
-    version = set() if legacy else {'version_1'}
-    assert probe.negotiated() - {'in_order'} == on | version
-    assert echo_has - {'in_order'} == other_on | version
+    assert probe.negotiated() - {'in_order'} == on | modern - {'in_order'}
+    assert echo_has - {'in_order'} == other_on | modern - {'in_order'}
     sent, lost, bad = probe.probed()
     assert (lost, bad) == (0, 0), f'{sent} frames: {lost} lost, {bad} wrong'
     return f'{sent} frames'
 
 
 @check(smoke=True, cases=dict(_combinations()))
-def bare(lab, on, legacy):
+def bare(lab, on, kind):
     """Frames of every length to an echoing guest and back, with these features on, the others off."""
-    return _probe(lab, on, legacy, set(PROPERTIES) - on)
+    return _probe(lab, on, kind, set(PROPERTIES) - on)
 
 
 OFFLOADS = {'csum', 'guest_csum', 'guest_tso4', 'host_tso4'}
@@ -48,11 +50,11 @@ NO_OFFLOADS = ('csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=
                'host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off')
 
 
-@check(cases={'on': ('on',), 'off': ('off',)})
-def in_order(lab, value):
+@check(cases={f'{kind},{value}': (kind, value) for kind in ('modern', 'packed') for value in ('on', 'off')})
+def in_order(lab, kind, value):
     """The same with VIRTIO_F_IN_ORDER offered by QEMU, and not."""
     everything = set(PROPERTIES)
-    return _probe(lab, everything, False, everything, f',in_order={value}')
+    return _probe(lab, everything, kind, everything, f',in_order={value}')
 
 
 @check(cases={
@@ -60,6 +62,10 @@ def in_order(lab, value):
     'no_mrg_rxbuf': ('mrg_rxbuf=off', {'mrg_rxbuf'}),
     'no_event_idx': ('event_idx=off', {'event_idx'}),
     'large_rings': ('rx_queue_size=1024,tx_queue_size=1024', set()),
+    'packed': ('packed=on', set()),
+    'packed_plain': ('packed=on,mrg_rxbuf=off,event_idx=off,indirect_desc=off',
+                     {'mrg_rxbuf', 'event_idx', 'indirect_desc'}),
+    'packed_large_rings': ('packed=on,rx_queue_size=1024,tx_queue_size=1024', set()),
     'legacy': ('disable-modern=on,disable-legacy=off', {'version_1'}),
     'legacy_no_mrg_rxbuf': ('disable-modern=on,disable-legacy=off,mrg_rxbuf=off', {'version_1', 'mrg_rxbuf'}),
 })
@@ -68,6 +74,7 @@ def linux(lab, props, absent):
     evb = lab.evb('a', 'b')
     a, b = lab.two_guests(evb, props, '')
     assert not a.negotiated() & absent, a.negotiated()
+    assert ('packed' in a.negotiated()) == ('packed=on' in props)
     sent, answered = a.ping('10.0.0.2', 20, size=1400)
     assert sent == answered, f'{answered} of {sent} pings answered'
     a.send_file(b, '10.0.0.2')

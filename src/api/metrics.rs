@@ -4,6 +4,7 @@
 //! be a second copy of them.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use crate::api_types::{Counters, PortState, PortStatus, Status, VlanStatus};
 use crate::stats::DropReason;
@@ -119,6 +120,12 @@ pub(super) fn text(status: &Status) -> String {
             worker.queues,
         );
     }
+    let name = "evb_worker_busy_seconds_total";
+    page.head(name, "counter", "Time that a worker has spent on frames.");
+    for worker in &status.workers {
+        let busy = Duration::from_nanos(worker.busy_ns).as_secs_f64();
+        page.line(name, &[("worker", &worker.id.to_string())], busy);
+    }
     page.head("evb_fdb_entries", "gauge", "Entries in the FDB of a relay.");
     for relay in &status.relays {
         page.line(
@@ -150,6 +157,7 @@ pub(super) fn text(status: &Status) -> String {
             page.line(name, &labels(port), value(&port.counters));
         }
     }
+    page.queues(status);
     page.drops(status);
     page.vlans(status);
     page.0
@@ -175,6 +183,19 @@ impl Page {
         }
         let close = if labels.is_empty() { "" } else { "}" };
         self.write(format_args!("{close} {value}\n"));
+    }
+
+    /// Which worker serves which queue.
+    fn queues(&mut self, status: &Status) {
+        let name = "evb_queue_worker";
+        self.head(name, "gauge", "Number of the worker that serves a queue.");
+        for port in &status.ports {
+            for (queue, worker) in port.workers.iter().enumerate() {
+                let [relay, who] = labels(port);
+                let queue = queue.to_string();
+                self.line(name, &[relay, who, ("queue", &queue)], worker);
+            }
+        }
     }
 
     /// Drops by reason. A reason that occurred at any port has a line at each, so that rates start
@@ -244,7 +265,8 @@ mod tests {
             state: PortState::Running,
             socket: None,
             links: vec![],
-            queues: 1,
+            queues: 2,
+            workers: vec![0, 1],
             features: vec![],
             mtu: None,
             macs: vec![],
@@ -271,6 +293,8 @@ mod tests {
                 id: 0,
                 cpu: None,
                 queues: 2,
+                busy_permille: 500,
+                busy_ns: 1_500_000_000,
             }],
             relays: vec![RelayStatus {
                 name: "blue".into(),
@@ -292,6 +316,8 @@ mod tests {
             "evb_info{version=\"1\"} 1",
             "evb_uptime_seconds 5",
             "evb_worker_queues{worker=\"0\"} 2",
+            "evb_worker_busy_seconds_total{worker=\"0\"} 1.5",
+            "evb_queue_worker{relay=\"blue\",port=\"a\",queue=\"1\"} 1",
             "evb_fdb_entries{relay=\"blue\"} 3",
             "evb_port_up{relay=\"blue\",port=\"a\"} 1",
             "evb_port_tx_frames_total{relay=\"blue\",port=\"b\\\"\\\\\\n\"} 7",

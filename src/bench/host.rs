@@ -173,12 +173,12 @@ fn configuration(options: &Bench, dir: &Path, cpus: &[usize]) -> String {
     let mut text = format!(
         "[daemon]\nworkers = {}\ncpus = {cpus:?}\npoll = \"{}\"\n\n\
          [[relay]]\nname = \"bench\"\nmax_entries = {entries}\nageing = 1000000\n\n\
-         [[port]]\nname = \"p{{n}}\"\ncount = {}\nfirst = 0\nlisten = {:?}\n\
+         [[port]]\nname = \"p{{n}}\"\ncount = {}\nfirst = 0\nlisten = \"{}\"\n\
          queues = {}\nmac_policy = \"trusted\"\nmac_limit = {entries}\n",
         options.workers,
         options.poll.name(),
         ports(options),
-        dir.join("p{n}.sock"),
+        dir.join("p{n}.sock").display(),
         options.queues,
     );
     if options.vlans > 0 {

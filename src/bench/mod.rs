@@ -9,6 +9,12 @@
 //!
 //! It knows nothing of how a bridge works: it sees sockets, rings and frames.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "rates and times are shown with three or four digits, and none is negative"
+)]
+
 mod clock;
 mod error;
 mod filler;

@@ -34,12 +34,12 @@ pub struct Round {
     /// Times of frames, where they were measured.
     pub latency: Option<Latency>,
     /// The mean distance of the CPUs before and after, in nanoseconds there and back.
-    pub round_trip_ns: Option<f64>,
+    pub trip_ns: Option<f64>,
 }
 
 impl Round {
     /// The figures of all threads of the generator.
-    pub fn of(counts: &[Count], round_trip_ns: Option<f64>) -> Self {
+    pub fn of(counts: &[Count], trip_ns: Option<f64>) -> Self {
         let sum = |field: fn(&Count) -> u64| counts.iter().map(field).sum::<u64>();
         let rate = |field: fn(&Count) -> u64| -> f64 {
             let rates = counts.iter().map(|c| field(c) as f64 / c.seconds.max(1e-9));
@@ -64,7 +64,7 @@ impl Round {
                 (frames > 0.0).then_some(c.cpu?.as_nanos() as f64 / frames)
             }),
             latency: counts.iter().find_map(|c| c.latency),
-            round_trip_ns,
+            trip_ns,
         }
     }
 

@@ -147,23 +147,26 @@ mod tests {
         choose(&options, allowed).map_err(|error| error.to_string())
     }
 
-    fn on(generator: &[usize], workers: &[usize]) -> Result<Placement, String> {
-        Ok(Placement {
+    fn on(generator: &[usize], workers: &[usize]) -> Placement {
+        Placement {
             generator: generator.to_vec(),
             workers: workers.to_vec(),
-        })
+        }
     }
 
     #[test]
     fn everybody_gets_a_cpu_or_nobody() {
-        assert_eq!(chosen("", &[0, 1]), on(&[0], &[1]));
-        assert_eq!(chosen("", &[3]), on(&[], &[]));
-        assert_eq!(chosen("--no-pin", &[0, 1]), on(&[], &[]));
-        assert_eq!(chosen("--workers 2", &[0, 1]), on(&[], &[]));
-        assert_eq!(chosen("--workers 2", &[0, 2, 4]), on(&[0], &[2, 4]));
+        assert_eq!(chosen("", &[0, 1]).unwrap(), on(&[0], &[1]));
+        assert_eq!(chosen("", &[3]).unwrap(), on(&[], &[]));
+        assert_eq!(chosen("--no-pin", &[0, 1]).unwrap(), on(&[], &[]));
+        assert_eq!(chosen("--workers 2", &[0, 1]).unwrap(), on(&[], &[]));
+        assert_eq!(
+            chosen("--workers 2", &[0, 2, 4]).unwrap(),
+            on(&[0], &[2, 4])
+        );
         let both = "--generator-cpus 2,0 --worker-cpus 1 --pairs 2";
-        assert_eq!(chosen(both, &[0, 1, 2]), on(&[2, 0], &[1]));
-        assert_eq!(chosen("--worker-cpus 0", &[0, 1]), on(&[1], &[0]));
+        assert_eq!(chosen(both, &[0, 1, 2]).unwrap(), on(&[2, 0], &[1]));
+        assert_eq!(chosen("--worker-cpus 0", &[0, 1]).unwrap(), on(&[1], &[0]));
     }
 
     #[test]

@@ -56,7 +56,7 @@ struct RowReport<'a> {
     p50_ns: Option<Spread>,
     p99_ns: Option<Spread>,
     p999_ns: Option<Spread>,
-    round_trip_ns: Option<Spread>,
+    trip_ns: Option<Spread>,
     ring_full: Option<Spread>,
     sent: u64,
     lost: u64,
@@ -82,7 +82,7 @@ impl<'a> RowReport<'a> {
             p50_ns: outcome.spread(|r| Some(r.latency?.p50_ns as f64)),
             p99_ns: outcome.spread(|r| Some(r.latency?.p99_ns as f64)),
             p999_ns: outcome.spread(|r| Some(r.latency?.p999_ns as f64)),
-            round_trip_ns: outcome.spread(|r| r.round_trip_ns),
+            trip_ns: outcome.spread(|r| r.trip_ns),
             ring_full: outcome.spread(|r| Some(r.ring_full)),
             sent: outcome.sum(|r| r.sent),
             lost: outcome.sum(|r| r.lost),
@@ -205,7 +205,7 @@ fn row(outcome: &Outcome) -> Row {
         figure(report.p50_ns, 1e3, 2),
         figure(report.p99_ns, 1e3, 2),
         figure(report.p999_ns, 1e3, 2),
-        figure(report.round_trip_ns, 1.0, 0),
+        figure(report.trip_ns, 1.0, 0),
     ])
 }
 

@@ -43,6 +43,7 @@ const MQ: u64 = 1 << virtio_net::VIRTIO_NET_F_MQ;
 
 /// What all stations of a measurement have in common.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 pub struct Make {
     /// Descriptors of a ring.
     pub ring_size: u16,

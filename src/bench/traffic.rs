@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clock::{Clock, ns};
 use super::error::BenchError;
 use super::latency::{self, Latency};
-use super::station::Station;
+use super::station::{Sender, Station};
 use super::stop;
 use crate::load::{Rate, Tally};
 
@@ -158,7 +158,7 @@ fn introduce(from: &mut Station, to: &mut Station, clock: Clock) -> Result<(), B
     from.set_rate(Rate::Max);
     let flows: u64 = from.senders.iter().map(|s| s.flows() as u64).sum();
     let begin_ns = clock.now_ns();
-    let mut left: Vec<usize> = from.senders.iter().map(|s| s.flows()).collect();
+    let mut left: Vec<usize> = from.senders.iter().map(Sender::flows).collect();
     let mut news_ns = begin_ns;
     let mut last = to.inbox.ledger.tally().received;
     let goal = last + flows;
@@ -192,7 +192,7 @@ fn introduce(from: &mut Station, to: &mut Station, clock: Clock) -> Result<(), B
             from.check()?;
             to.check()?;
             news_ns = now_ns;
-            left = from.senders.iter().map(|s| s.flows()).collect();
+            left = from.senders.iter().map(Sender::flows).collect();
         }
     }
 }

@@ -1,5 +1,11 @@
 //! `evb load`: generators started and stopped, and the highest rate without loss.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "rates are far from what a float cannot hold, and none is negative"
+)]
+
 use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -137,14 +143,13 @@ fn start(target: &Target, order: &LoadOrder) -> Result<LoadStatus, ClientError> 
 impl FindRate {
     fn run(&self, out: &mut impl Write) -> Result<(), ClientError> {
         let mut trials = vec![];
-        let highest = match self.highest {
-            Some(rate) => rate as f64,
-            None => {
-                let tried = self.trial(None)?;
-                self.show(out, &tried)?;
-                trials.push(tried);
-                tried.frames_per_s
-            }
+        let highest = if let Some(rate) = self.highest {
+            rate as f64
+        } else {
+            let tried = self.trial(None)?;
+            self.show(out, &tried)?;
+            trials.push(tried);
+            tried.frames_per_s
         };
         let mut search = Search::new(highest.max(1.0), PRECISION, self.loss / 100.0);
         while let Some(rate) = search.next_rate() {

@@ -92,6 +92,9 @@ pub struct Run {
     /// Control socket, before the one in the file
     #[arg(long, value_name = "PATH", value_parser = absolute)]
     pub control: Option<PathBuf>,
+    /// Directory for what ports remember over a restart, before the one in the file
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub state: Option<PathBuf>,
     /// Number of forwarding threads, before the one in the file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: Option<u16>,

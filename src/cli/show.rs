@@ -42,6 +42,21 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         if workers == 1 { "" } else { "s" }
     )?;
     let columns = Columns {
+        names: &["WORKER", "CPU", "QUEUES", "BUSY"],
+        numbers: &["WORKER", "CPU", "QUEUES", "BUSY"],
+    };
+    let mut table = columns.table();
+    for worker in &status.workers {
+        table.add_row(vec![
+            Cell::new(worker.id),
+            optional(worker.cpu),
+            Cell::new(worker.queues),
+            Cell::new_owned(format!("{}%", worker.busy_permille.div_ceil(10))),
+        ]);
+    }
+    writeln!(out)?;
+    print(out, &table)?;
+    let columns = Columns {
         names: &["RELAY", "PORTS", "FDB", "LIMIT"],
         numbers: &["PORTS", "FDB", "LIMIT"],
     };
@@ -63,6 +78,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "MODE",
             "STATE",
             "QUEUES",
+            "WORKERS",
             "MTU",
             "TX",
             "TX BYTES",
@@ -111,6 +127,7 @@ fn port_row(port: &PortStatus) -> Row {
         Cell::new(mode),
         Cell::new(state),
         Cell::new(port.queues),
+        cell(&workers(&port.workers)),
         optional(port.mtu),
         Cell::new(counters.tx_frames),
         Cell::new(counters.tx_bytes),
@@ -119,6 +136,18 @@ fn port_row(port: &PortStatus) -> Row {
         Cell::new(counters.drops.values().sum::<u64>()),
         cell(&behind(port)),
     ])
+}
+
+/// The workers of a port's queues, in the order of these; one stands for all where they have the same.
+fn workers(of_queues: &[usize]) -> String {
+    match of_queues {
+        [] => "-".to_owned(),
+        [first, rest @ ..] if rest.iter().all(|worker| worker == first) => first.to_string(),
+        all => {
+            let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+            all.join(",")
+        }
+    }
 }
 
 /// Where a port leads: its socket, or its device, which is the one in use where it has several.

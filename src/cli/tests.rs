@@ -46,6 +46,7 @@ fn run_takes_a_file_or_ports() {
         config: Some("/etc/evb.toml".into()),
         ports: vec![],
         control: None,
+        state: None,
         workers: None,
     };
     assert_eq!(run("evb run --config /etc/evb.toml"), expected);
@@ -53,10 +54,11 @@ fn run_takes_a_file_or_ports() {
         config: None,
         ports: vec!["/a".into(), "/b".into(), "/c".into()],
         control: Some("/c.sock".into()),
+        state: Some("/s".into()),
         workers: Some(2),
     };
     assert_eq!(
-        run("evb run --port /a --port /b /c --control /c.sock --workers 2"),
+        run("evb run --port /a --port /b /c --control /c.sock --state /s --workers 2"),
         expected
     );
     let here = std::env::current_dir().unwrap();
@@ -190,6 +192,7 @@ fn port(name: &str) -> PortStatus {
         socket: Some(format!("/run/evb/{name}.sock")),
         links: vec![],
         queues: 2,
+        workers: vec![0, 0],
         features: vec![],
         mtu: Some(1500),
         macs: vec![],
@@ -236,15 +239,27 @@ fn the_status_is_aligned() {
         link("up1b", "evb-up1b", true, true),
     ];
     bond.links[0].present = false;
+    uplink.workers = vec![0, 1];
     let status = Status {
         version: "0.1.0".into(),
         pid: 7,
         uptime_s: 61,
-        workers: vec![WorkerStatus {
-            id: 0,
-            cpu: None,
-            queues: 2,
-        }],
+        workers: vec![
+            WorkerStatus {
+                id: 0,
+                cpu: Some(11),
+                queues: 5,
+                busy_permille: 431,
+                busy_ns: 1,
+            },
+            WorkerStatus {
+                id: 1,
+                cpu: None,
+                queues: 3,
+                busy_permille: 0,
+                busy_ns: 0,
+            },
+        ],
         relays: vec![RelayStatus {
             name: "blue".into(),
             ports: vec!["vm1".into()],
@@ -255,16 +270,20 @@ fn the_status_is_aligned() {
         ports: vec![port("vm1"), failed, uplink, bond],
     };
     let expected = "\
-evb 0.1.0, pid 7, up 1m 01s, 1 worker
+evb 0.1.0, pid 7, up 1m 01s, 2 workers
+
+WORKER  CPU  QUEUES  BUSY
+     0   11       5   44%
+     1    -       3    0%
 
 RELAY  PORTS  FDB  LIMIT
 blue       1   12   8192
 
-PORT         RELAY  MODE    STATE    QUEUES   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET OR DEVICE
-vm1          blue   vepa    running       2  1500     0         0   0         0      0  /run/evb/vm1.sock
-a-long-name  blue   vepa    failed        2  1500  1234    567890   0         0      4  /run/evb/a-long-name.sock
-up0          blue   uplink  down          2     -     0         0   0         0      0  macvtap eth1
-up1          blue   uplink  running       2     -     0         0   0         0      0  macvtap evb-up1b
+PORT         RELAY  MODE    STATE    QUEUES  WORKERS   MTU    TX  TX BYTES  RX  RX BYTES  DROPS  SOCKET OR DEVICE
+vm1          blue   vepa    running       2  0        1500     0         0   0         0      0  /run/evb/vm1.sock
+a-long-name  blue   vepa    failed        2  0        1500  1234    567890   0         0      4  /run/evb/a-long-name.sock
+up0          blue   uplink  down          2  0,1         -     0         0   0         0      0  macvtap eth1
+up1          blue   uplink  running       2  0           -     0         0   0         0      0  macvtap evb-up1b
 
 a-long-name: failed: ring 0:\u{fffd}[2J bad
 a-long-name: refused address 00:00:00:00:00:02

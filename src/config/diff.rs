@@ -193,6 +193,7 @@ impl Parts for Daemon {
     fn compare(from: &Self, to: &Self, words: &mut Words) {
         compare!(words, Daemon, from, to, {
             control => "control", Restart;
+            state => "state", Restart;
             workers => "workers", Restart;
             cpus => "cpus", Restart;
             poll => "poll", Restart;
@@ -223,6 +224,7 @@ impl Parts for Port {
             relay => "relay", Live;
             backend => "backend", Reconnect;
             queues => "queues", Reconnect;
+            worker => "worker", Live;
         } and settings);
         // VIRTIO_NET_F_MTU was offered with the old value.
         words.note(
@@ -238,6 +240,7 @@ impl Parts for Uplink {
     fn compare(from: &Self, to: &Self, words: &mut Words) {
         compare!(words, Uplink, from, to, {
             relay => "relay", Live;
+            worker => "worker", Live;
         } and attachment and settings);
         attachment(&from.attachment, &to.attachment, words);
         words.note(

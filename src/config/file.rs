@@ -22,6 +22,7 @@ pub type Words<T> = Option<Spanned<Vec<Spanned<T>>>>;
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct DaemonTable {
     pub control: Word<String>,
+    pub state: Word<String>,
     pub workers: Word<i64>,
     pub cpus: Words<i64>,
     pub poll: Word<String>,
@@ -91,6 +92,7 @@ pub struct PortTable {
     pub join: Words<JoinItem>,
     pub multicast_router: Word<bool>,
     pub standby: Word<bool>,
+    pub worker: Word<i64>,
 }
 
 /// `tap = { … }`
@@ -244,6 +246,7 @@ pub struct UplinkTable {
     pub reflective: Word<bool>,
     pub take_parent: Word<bool>,
     pub default_pcp: Word<i64>,
+    pub worker: Word<i64>,
 }
 
 /// `macvtap = { … }`

@@ -95,6 +95,7 @@ impl Config {
                 relay: DEFAULT_RELAY.to_owned(),
                 backend: Backend::Listen(path.clone()),
                 queues: convert::QUEUES_OF_VM,
+                worker: None,
                 settings: PortConfig::local(Mode::Bridge, VlanConfig::Flat, Vec::new()),
             };
             if let Some(other) = config.ports.insert(name.clone(), port) {

@@ -29,6 +29,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Every directory in which sockets and files are.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        let sockets = self.sockets().filter_map(Path::parent);
+        sockets.chain(self.daemon.state.as_deref())
+    }
+
     /// Every unix socket that is listened on or connected to.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         let ports = self.ports.values().filter_map(|port| match &port.backend {
@@ -50,6 +56,14 @@ impl Config {
             .chain(links)
             .map(PathBuf::as_path)
     }
+
+    /// Ports and uplinks that have a worker for good.
+    pub fn pins(&self) -> impl Iterator<Item = (&str, usize)> {
+        let ports = self.ports.iter().map(|(name, port)| (name, port.worker));
+        let uplinks = self.uplinks.iter().map(|(name, up)| (name, up.worker));
+        let all = ports.chain(uplinks);
+        all.filter_map(|(name, worker)| Some((name.as_str(), worker?)))
+    }
 }
 
 /// `[daemon]`: the process itself.
@@ -57,6 +71,8 @@ impl Config {
 pub struct Daemon {
     /// Socket of the API; none where it is not named.
     pub control: Option<PathBuf>,
+    /// Directory for what ports remember over a restart; beside each socket where it is not named.
+    pub state: Option<PathBuf>,
     /// Number of forwarding threads.
     pub workers: usize,
     /// CPUs of the workers, in their order; empty where they are not pinned.
@@ -73,6 +89,7 @@ impl Default for Daemon {
     fn default() -> Daemon {
         Daemon {
             control: None,
+            state: None,
             workers: 1,
             cpus: Vec::new(),
             poll: Poll::Adaptive,
@@ -122,6 +139,8 @@ pub struct Port {
     pub backend: Backend,
     /// Queue pairs offered.
     pub queues: u16,
+    /// The worker that serves it for good; none where that may change.
+    pub worker: Option<usize>,
     /// What the relay is told of it.
     pub settings: PortConfig,
 }
@@ -198,6 +217,8 @@ pub struct Uplink {
     pub relay: String,
     /// How it leaves the daemon.
     pub attachment: Attachment,
+    /// The worker that serves it for good; none where that may change.
+    pub worker: Option<usize>,
     /// What the relay is told of it.
     pub settings: PortConfig,
 }

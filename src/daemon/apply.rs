@@ -4,7 +4,7 @@
 //! and added again, which its front end sees as a reconnect.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Daemon;
@@ -12,6 +12,7 @@ use super::device::Device;
 use super::endpoint::{Address, Endpoint};
 use super::links::Named;
 use super::load;
+use super::positions::Keeper;
 use super::world::Kind;
 use crate::config::{Attachment, Backend, Config, Generator, LinkKind, Patch};
 use crate::relay::PortConfig;
@@ -42,6 +43,8 @@ pub enum ApplyError {
 #[derive(Clone, Debug, PartialEq)]
 struct Wanted {
     relay: String,
+    /// The worker that it is pinned to.
+    worker: Option<usize>,
     settings: PortConfig,
     plug: Plug,
 }
@@ -93,9 +96,10 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
     let link = |name: &str| specs.get(name).map(|spec| (name.to_owned(), spec.clone()));
     let links = |name: &str| Plug::Links(link(name).into_iter().collect());
     let mut all = BTreeMap::new();
-    let mut put = |name: &str, relay: &str, settings: &PortConfig, plug| {
+    let mut put = |name: &str, relay: &str, worker, settings: &PortConfig, plug| {
         let wanted = Wanted {
             relay: relay.to_owned(),
+            worker,
             settings: settings.clone(),
             plug,
         };
@@ -109,7 +113,7 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
             Backend::Generator(generator) => Plug::Load(Some(generator.clone())),
             Backend::Sink => Plug::Load(None),
         };
-        put(name, &port.relay, &port.settings, plug);
+        put(name, &port.relay, port.worker, &port.settings, plug);
     }
     for (name, uplink) in &config.uplinks {
         let plug = match &uplink.attachment {
@@ -125,13 +129,13 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
                     .collect(),
             ),
         };
-        put(name, &uplink.relay, &uplink.settings, plug);
+        put(name, &uplink.relay, uplink.worker, &uplink.settings, plug);
     }
     for (name, patch) in &config.patches {
         let [a, b] = Patch::end_names(name);
         for (end, name, peer) in [(&patch.a, &a, &b), (&patch.b, &b, &a)] {
             let plug = Plug::Patch { peer: peer.clone() };
-            put(name, &end.relay, &end.settings, plug);
+            put(name, &end.relay, None, &end.settings, plug);
         }
     }
     all
@@ -208,15 +212,18 @@ impl Daemon {
                 self.world.join(a, b);
             }
         }
+        let mut divided = vec![];
         for (name, relay) in &config.relays {
             let Some(place) = self.world.relay_named(name) else {
                 continue;
             };
-            if let Err(error) = self.world.rebuild(place) {
-                errors.push(ApplyError::Relay {
+            match self.world.rebuild(place) {
+                Ok(true) => divided.push(name),
+                Ok(false) => {}
+                Err(error) => errors.push(ApplyError::Relay {
                     relay: name.clone(),
                     why: error.to_string(),
-                });
+                }),
             }
             for (entry, error) in self.world.set_statics(place, &relay.statics) {
                 let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
@@ -228,6 +235,17 @@ impl Daemon {
         }
         self.wanted = WantedPorts(wanted);
         self.dirty = true;
+        if !divided.is_empty() {
+            // What was learned by the tables before has to be there before it is forgotten.
+            self.publish();
+            self.pool.barrier().wait(self.published);
+        }
+        let now = self.pool.now_s();
+        for (_, relay) in self.world.relays() {
+            if divided.contains(&&relay.name) {
+                relay.tables.forget_strays(now);
+            }
+        }
         errors
     }
 
@@ -275,6 +293,7 @@ impl Daemon {
                 moved.map_err(|e| fail(e.to_string()))?;
             }
             self.world.set_port(id, wanted.settings.clone());
+            self.world.pin(id, wanted.worker);
             self.follow_mtu(id);
             return Ok(());
         }
@@ -302,6 +321,7 @@ impl Daemon {
             .world
             .add_port(name, relay, settings, kind)
             .map_err(|e| fail(e.to_string()))?;
+        self.world.pin(id, wanted.worker);
         let Some((address, queue_pairs)) = start else {
             self.follow_mtu(id);
             return Ok(());
@@ -309,6 +329,12 @@ impl Daemon {
         let Some(news) = self.world.port(id).map(|port| Arc::clone(&port.news)) else {
             return Ok(());
         };
+        let keeper = Arc::new(Keeper::new(
+            name,
+            self.positions_path(name, address),
+            2 * usize::from(queue_pairs),
+            Arc::clone(&self.privileged),
+        ));
         let endpoint = Endpoint {
             port: id,
             name: name.to_owned(),
@@ -320,6 +346,7 @@ impl Daemon {
             events: self.events.clone(),
             barrier: self.pool.barrier(),
             privileged: self.privileged.clone(),
+            keeper,
             news,
         };
         match endpoint.start(address) {
@@ -336,6 +363,20 @@ impl Daemon {
                 Err(fail(why))
             }
         }
+    }
+}
+
+impl Daemon {
+    /// The file in which a port's packed rings have their positions: named after the port in a directory of one's
+    /// choice, or beside its socket.
+    fn positions_path(&self, port: &str, address: &Address) -> PathBuf {
+        let mut path = match (&self.state, address) {
+            (Some(directory), _) => directory.join(port),
+            (None, Address::Listen(socket) | Address::Connect(socket)) => socket.clone(),
+        }
+        .into_os_string();
+        path.push(".positions");
+        path.into()
     }
 }
 

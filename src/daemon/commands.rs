@@ -31,11 +31,17 @@ impl Daemon {
     fn status(&self) -> Status {
         let load = self.world.load();
         let cpus = &self.config.daemon.cpus;
-        let workers = load.iter().enumerate().map(|(id, &queues)| WorkerStatus {
-            id,
-            cpu: cpus.get(id).copied(),
-            queues,
-        });
+        let idle = self.pool.is_idle();
+        let measured = self.busy.iter().zip(self.pool.busy_ns()).zip(load);
+        let workers = measured
+            .enumerate()
+            .map(|(id, ((meter, busy_ns), queues))| WorkerStatus {
+                id,
+                cpu: cpus.get(id).copied(),
+                queues,
+                busy_permille: if idle { 0 } else { meter.share },
+                busy_ns,
+            });
         let relays = self.world.relays().map(|(place, relay)| RelayStatus {
             name: relay.name.clone(),
             ports: self.ports_of(place).map(|port| port.name.clone()).collect(),
@@ -77,6 +83,12 @@ impl Daemon {
         let state = port.bridge.state();
         let device = port.device();
         let relay = self.world.relay(port.relay);
+        let queues = match &port.kind {
+            Kind::VhostUser(device) => device.queues() as u16,
+            Kind::Links(links) => links.queues(),
+            Kind::Patch(_) => 0,
+            Kind::Load(load) => load.is_generator().into(),
+        };
         PortStatus {
             name: port.name.clone(),
             relay: relay.map(|relay| relay.name.clone()).unwrap_or_default(),
@@ -100,12 +112,8 @@ impl Daemon {
             },
             socket: device.map(|device| device.path().display().to_string()),
             links: port.links().map(Links::status).unwrap_or_default(),
-            queues: match &port.kind {
-                Kind::VhostUser(device) => device.queues() as u16,
-                Kind::Links(links) => links.queues(),
-                Kind::Patch(_) => 0,
-                Kind::Load(load) => load.is_generator().into(),
-            },
+            queues,
+            workers: port.queues.workers().take(queues.into()).collect(),
             features: device
                 .map(|device| feature_names(device.features))
                 .unwrap_or_default()

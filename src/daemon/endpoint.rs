@@ -20,12 +20,14 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, SessionId};
+use super::positions::Keeper;
 use crate::log_limited;
 use crate::privileged::Privileged;
 use crate::sys::rate_limit::RateLimit;
 use crate::sys::socket;
 use crate::uplink::Link;
 use crate::vhost_user::{self, Connection, DevicePolicy, Peer, PortHost, Update};
+use crate::virtqueue::Positions;
 use crate::worker::{Barrier, PortId, PortRings};
 
 /// Pauses between attempts to reach a front end that listens.
@@ -56,6 +58,8 @@ pub struct Endpoint {
     pub events: mpsc::UnboundedSender<Event>,
     pub barrier: Barrier,
     pub privileged: Arc<Privileged>,
+    /// Where packed rings stand.
+    pub keeper: Arc<Keeper>,
     /// Keeps those who come and go again and again from filling the log.
     pub news: Arc<RateLimit>,
 }
@@ -157,6 +161,7 @@ impl Endpoint {
                 path.display()
             );
         });
+        self.keeper.close();
         let _ = self.events.send(Event::EndpointGone);
     }
 
@@ -206,6 +211,7 @@ impl Endpoint {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_RETRY),
             }
         }
+        self.keeper.close();
         let _ = self.events.send(Event::EndpointGone);
     }
 
@@ -257,6 +263,7 @@ impl Endpoint {
             session: id,
             events: self.events.clone(),
             barrier: self.barrier.clone(),
+            keeper: Arc::clone(&self.keeper),
             news: Arc::clone(&self.news),
         });
         let (done, ended) = oneshot::channel();
@@ -320,6 +327,7 @@ struct Host {
     session: SessionId,
     events: mpsc::UnboundedSender<Event>,
     barrier: Barrier,
+    keeper: Arc<Keeper>,
     news: Arc<RateLimit>,
 }
 
@@ -414,5 +422,9 @@ impl PortHost for Host {
         });
         // Nothing is ever sent.
         let _ = dealt_with.blocking_recv();
+    }
+
+    fn positions(&self) -> Arc<Positions> {
+        self.keeper.positions()
     }
 }

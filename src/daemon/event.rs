@@ -51,6 +51,8 @@ pub enum Event {
     Failed { port: PortId, error: Fault },
     /// A guest kicks and there is never anything in its ring.
     Hollow { port: PortId },
+    /// Workers have something to do again.
+    Awake,
     /// Network devices of the host have changed.
     Devices(Vec<Change>),
     /// A device that was gone is back.

@@ -5,6 +5,7 @@
 //! millisecond a new snapshot of it is published to the workers. No worker ever waits for the daemon.
 
 mod apply;
+mod balance;
 mod commands;
 mod device;
 mod devices;
@@ -13,6 +14,8 @@ mod event;
 mod links;
 mod load;
 mod news;
+mod positions;
+mod queues;
 mod reload;
 mod report;
 mod start;
@@ -32,12 +35,17 @@ use crate::privileged::Privileged;
 use crate::worker::{Pool, PortId};
 pub use apply::ApplyError;
 use event::Event;
+use queues::Meter;
 use reload::Reload;
 pub use start::run;
 use world::World;
 
 /// How long sessions may take to end when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How often FDBs are swept and ports are asked for news.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// The same while no worker has anything to do.
+const IDLE_HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// In how many turns of housekeeping all of an FDB is swept.
 const SWEEP_TURNS: usize = 4;
 
@@ -82,6 +90,8 @@ pub struct Daemon {
     config: Config,
     /// Directories in which sockets may be: those that were named at start.
     directories: BTreeSet<PathBuf>,
+    /// Where ports keep what they remember over a restart; none: beside their sockets.
+    state: Option<PathBuf>,
     /// The file that a reload reads.
     file: Option<PathBuf>,
     wanted: apply::WantedPorts,
@@ -99,6 +109,10 @@ pub struct Daemon {
     /// Ports that went down and are silent with the next snapshot.
     falling: Vec<PortId>,
     devices: devices::Devices,
+    next_housekeeping: Instant,
+    /// How busy each worker was until [`Daemon::measured_at`].
+    busy: Vec<Meter>,
+    measured_at: Instant,
     started: Instant,
 }
 
@@ -112,11 +126,11 @@ impl Daemon {
         let now = Instant::now();
         Self {
             world: World::new(pool.workers()),
-            pool,
             privileged,
             events,
             config: Config::default(),
             directories: BTreeSet::new(),
+            state: None,
             file,
             wanted: apply::WantedPorts::default(),
             closing: 0,
@@ -128,12 +142,22 @@ impl Daemon {
             announcing: VecDeque::new(),
             falling: vec![],
             devices: devices::Devices::default(),
+            next_housekeeping: now + HOUSEKEEPING,
+            busy: vec![Meter::default(); pool.workers()],
+            measured_at: now,
+            pool,
             started: now,
         }
     }
 
     /// Gives workers the world as it is now, and its number to those who wait for it.
     fn publish(&mut self) {
+        self.world.begin_epoch();
+        self.put_in_force();
+    }
+
+    /// The same where nothing has changed but who serves which queue.
+    fn put_in_force(&mut self) {
         let snapshot = self.world.snapshot();
         self.published = self.pool.publish(snapshot);
         self.published_at = Instant::now();
@@ -158,15 +182,36 @@ impl Daemon {
         });
     }
 
-    /// What is due now and then.
+    /// What is due now and then: soon again, unless the workers sleep.
     fn keep_house(&mut self) {
+        let pause = if self.pool.is_idle() {
+            IDLE_HOUSEKEEPING
+        } else {
+            HOUSEKEEPING
+        };
+        self.next_housekeeping = Instant::now() + pause;
         self.announce_some();
+        self.balance();
         let now = self.pool.now_s();
         for (_, relay) in self.world.relays() {
             relay.fdb.sweep(now, relay.fdb.buckets() / SWEEP_TURNS + 1);
         }
         for (port, report) in self.world.take_reports() {
             report::log_report(port, &report);
+        }
+    }
+
+    /// Measures how busy workers are, and gives some of them other queues if that helps.
+    fn balance(&mut self) {
+        let now = Instant::now();
+        let elapsed = now - std::mem::replace(&mut self.measured_at, now);
+        let elapsed_ns = elapsed.as_nanos() as u64;
+        for (meter, busy_ns) in self.busy.iter_mut().zip(self.pool.busy_ns()) {
+            meter.measure(busy_ns, elapsed_ns);
+        }
+        // What else has changed is published with it.
+        if self.world.balance(elapsed_ns) && !self.dirty {
+            self.put_in_force();
         }
     }
 

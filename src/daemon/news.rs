@@ -1,11 +1,12 @@
 //! What the daemon makes of events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::Level;
 
 use super::event::{Event, SessionId};
-use super::{Daemon, device, world};
+use super::{Daemon, HOUSEKEEPING, device, world};
 use crate::agent::announce;
 use crate::frame::mac::Mac;
 use crate::vhost_user::{SHARE_HINT, Update};
@@ -16,6 +17,8 @@ use crate::worker::{Fault, PortId};
 const ANNOUNCEMENTS: usize = 8;
 /// While so many announcements wait to be sent, no more are made.
 const BACKLOG: usize = 4096;
+/// What becomes of a port whose ring is of no use.
+const UNTIL_RESET: &str = "stopped until the guest resets its device";
 
 impl Daemon {
     /// Deals with one event.
@@ -85,6 +88,10 @@ impl Daemon {
                     );
                 }
             }
+            Event::Awake => {
+                let soon = Instant::now() + HOUSEKEEPING;
+                self.next_housekeeping = self.next_housekeeping.min(soon);
+            }
             Event::Devices(changes) => self.devices_changed(&changes),
             Event::Found { search, link } => self.device_found(search, link),
             Event::Over { port } => self.announce_behind(port),
@@ -146,6 +153,12 @@ impl Daemon {
                     port.note(Level::Warn, what);
                 }
             }
+            Update::Stuck(why) => {
+                device.failure = Some((device.rings.life, why.clone()));
+                if let Some(port) = self.world.port(id) {
+                    port.note(Level::Error, format_args!("{UNTIL_RESET}: {why}"));
+                }
+            }
         }
     }
 
@@ -164,7 +177,7 @@ impl Daemon {
             return;
         }
         let why = error.to_string();
-        let what = format_args!("stopped until the guest resets its device: {why}");
+        let what = format_args!("{UNTIL_RESET}: {why}");
         port.note(Level::Error, what);
         if let Some(device) = self.world.device_mut(id) {
             device.failure = Some((device.rings.life, why));

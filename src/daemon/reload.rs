@@ -59,6 +59,12 @@ impl Daemon {
             );
             return Err((error, "start evb anew, or put the socket beside the others"));
         }
+        let workers = self.pool.workers();
+        if let Some((port, worker)) = config.pins().find(|(_, worker)| *worker >= workers) {
+            let error =
+                format!("port {port} is to have worker {worker}, and evb runs with {workers}");
+            return Err((error, "start evb anew, or name another worker"));
+        }
         self.check_devices(&config)
             .map_err(|error| (error.to_string(), UNTIL_THEN))?;
         check_descriptors(&config).map_err(|error| (error.to_string(), "start evb anew"))?;

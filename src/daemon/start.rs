@@ -18,8 +18,6 @@ use crate::worker::{self, Polling, Pool};
 
 /// Snapshots are published no more often than this.
 const PUBLISH_EVERY: Duration = Duration::from_millis(1);
-/// How often the FDB is swept and ports are asked for news.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -87,6 +85,7 @@ async fn serve(
         let event = match event {
             worker::Event::Failed { port, error } => Event::Failed { port, error },
             worker::Event::Hollow { port } => Event::Hollow { port },
+            worker::Event::Awake => Event::Awake,
         };
         // The daemon outlives the workers.
         let _ = to_daemon.send(event);
@@ -111,14 +110,14 @@ async fn serve(
     }
     let control = config.daemon.control.clone();
     let mut daemon = Daemon::new(pool, privileged, events, file);
+    daemon.state.clone_from(&config.daemon.state);
     let errors = daemon.establish(&config);
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
     let watching = daemon.watch_devices().await;
     watching.map_err(system("the news of network devices"))?;
-    let parents = config.sockets().filter_map(Path::parent);
-    daemon.directories = parents.map(Path::to_owned).collect();
+    daemon.directories = config.directories().map(Path::to_owned).collect();
     daemon.config = config;
     daemon.publish();
     log::info!(
@@ -127,7 +126,6 @@ async fn serve(
         daemon.world.ports().count(),
         control.as_deref().unwrap_or(Path::new("none")).display()
     );
-    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
         let publish_at = tokio::time::Instant::from_std(daemon.published_at + PUBLISH_EVERY);
         tokio::select! {
@@ -137,7 +135,7 @@ async fn serve(
             _ = signals.interrupt.recv() => break,
             () = tokio::time::sleep_until(publish_at), if daemon.dirty => daemon.publish(),
             _ = signals.reload.recv() => daemon.reload(None),
-            _ = housekeeping.tick() => daemon.keep_house(),
+            () = tokio::time::sleep_until(daemon.next_housekeeping.into()) => daemon.keep_house(),
             Some(command) = requests.recv() => daemon.command(command),
             Some(event) = news.recv() => daemon.handle(event),
         }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use log::Level;
 
+use super::balance;
 use super::device::Device;
 use super::links::Links;
+use super::queues::Queues;
 use crate::config::StaticEntry;
 use crate::frame::mac::Mac;
 use crate::log_limited;
@@ -68,9 +70,9 @@ pub struct PortEntry {
     pub refused: Option<Mac>,
     /// Keeps whoever makes much news of the port from filling the log.
     pub news: Arc<RateLimit>,
+    /// Those that its frames come from.
+    pub queues: Queues,
     counters: Arc<[PortCounters]>,
-    /// The worker of each TX queue.
-    workers: Vec<usize>,
     published: Option<Arc<worker::Port>>,
 }
 
@@ -138,7 +140,7 @@ impl PortEntry {
                 relay: self.relay,
                 slot: self.slot,
                 counters: Arc::clone(&self.counters),
-                workers: self.workers.clone(),
+                queues: self.queues.assignments(),
                 attachment,
             })
         }))
@@ -150,8 +152,10 @@ pub struct World {
     relays: Vec<Option<RelayEntry>>,
     ports: Vec<Option<PortEntry>>,
     worker_count: usize,
-    /// TX queues given to each worker.
-    load: Vec<usize>,
+    /// How busy each worker was lately, in thousandths of its time.
+    busy: Vec<u32>,
+    /// Counts what changes the meaning of a decision, see [`Snapshot::epoch`].
+    epoch: u64,
 }
 
 /// Why something cannot be added.
@@ -195,7 +199,8 @@ impl World {
             relays: vec![],
             ports: vec![],
             worker_count,
-            load: vec![0; worker_count],
+            busy: vec![0; worker_count],
+            epoch: 0,
         }
     }
 
@@ -207,9 +212,51 @@ impl World {
             .filter_map(|(place, relay)| Some((place, relay.as_ref()?)))
     }
 
-    /// TX queues of each worker.
-    pub fn load(&self) -> &[usize] {
-        &self.load
+    /// Queues of each worker.
+    pub fn load(&self) -> Vec<usize> {
+        let mut load = vec![0; self.worker_count];
+        for worker in self.ports().flat_map(|(_, port)| port.queues.workers()) {
+            load[worker] += 1;
+        }
+        load
+    }
+
+    /// Measures the work of `elapsed_ns`, the time since the last call, and moves queues to other workers where that
+    /// helps; whether it has moved any.
+    pub fn balance(&mut self, elapsed_ns: u64) -> bool {
+        let mut places = vec![];
+        let mut loads = vec![];
+        for (id, port) in self.ports.iter_mut().enumerate() {
+            let Some(port) = port else { continue };
+            port.queues.measure(elapsed_ns);
+            let of_port = port.queues.loads().enumerate();
+            for (queue, load) in of_port {
+                places.push((id, queue));
+                loads.push(load);
+            }
+        }
+        self.busy = balance::totals(&loads, self.worker_count);
+        let moves = balance::plan(&loads, self.worker_count);
+        for step in &moves {
+            let (id, queue) = places[step.queue];
+            if let Some(port) = &mut self.ports[id] {
+                port.queues.assign(queue, step.to);
+                port.published = None;
+                let (was, to) = (loads[step.queue].worker, step.to);
+                let what = format_args!("queue {queue} moves from worker {was} to worker {to}");
+                port.note(Level::Info, what);
+            }
+        }
+        !moves.is_empty()
+    }
+
+    /// Gives all queues of a port to one worker for good, or leaves them where they are and free to move.
+    pub fn pin(&mut self, id: PortId, worker: Option<usize>) {
+        if let Some(Some(port)) = self.ports.get_mut(id.index())
+            && port.queues.pin(worker)
+        {
+            port.published = None;
+        }
     }
 
     /// What each port has to report, by name. The address that it refused last is kept.
@@ -337,7 +384,7 @@ impl World {
             Kind::Links(links) => links.queues(),
             Kind::Load(load) => load.is_generator().into(),
         };
-        let workers = (0..pairs).map(|_| self.assign()).collect();
+        let queues = Queues::new(self.assign(pairs));
         self.ports[place] = Some(PortEntry {
             name: name.to_owned(),
             relay,
@@ -349,7 +396,7 @@ impl World {
             counters: (0..self.worker_count)
                 .map(|_| PortCounters::default())
                 .collect(),
-            workers,
+            queues,
             published: None,
         });
         Ok(id)
@@ -397,9 +444,6 @@ impl World {
     /// Takes a port out of the world. Its slot stays taken until [`World::release`].
     pub fn take_port(&mut self, id: PortId) -> Option<PortEntry> {
         let port = self.ports.get_mut(id.index())?.take()?;
-        for worker in &port.workers {
-            self.load[*worker] -= 1;
-        }
         if let Kind::Patch(Some(peer)) = &port.kind
             && let Some(Some(other)) = self.ports.get_mut(peer.index())
         {
@@ -423,10 +467,11 @@ impl World {
         }
     }
 
-    /// Builds the tables of a relay after its settings or its ports' have changed.
-    pub fn rebuild(&mut self, place: usize) -> Result<(), WorldError> {
+    /// Builds the tables of a relay after its settings or its ports' have changed; whether that calls for
+    /// [`Relay::forget_strays`].
+    pub fn rebuild(&mut self, place: usize) -> Result<bool, WorldError> {
         let Some(Some(relay)) = self.relays.get_mut(place) else {
-            return Ok(());
+            return Ok(false);
         };
         let ports = relay.slots.iter().map(|id| {
             Some(Arc::clone(
@@ -438,9 +483,10 @@ impl World {
             ports.collect(),
             Arc::clone(&relay.fdb),
         )?;
+        let strays = tables.divides_otherwise(&relay.tables);
         relay.tables = Arc::new(tables);
         relay.view = None;
-        Ok(())
+        Ok(strays)
     }
 
     /// Makes the static entries of a relay those in `wanted`; what cannot be added is returned.
@@ -477,6 +523,11 @@ impl World {
         refused
     }
 
+    /// What was decided until now is to be decided again.
+    pub fn begin_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
     /// What workers are to see from now on.
     pub fn snapshot(&mut self) -> Snapshot {
         let mut relays = Vec::with_capacity(self.relays.len());
@@ -510,16 +561,25 @@ impl World {
             .iter_mut()
             .map(|port| Some(port.as_mut()?.publish()))
             .collect();
-        Snapshot { ports, relays }
+        Snapshot {
+            epoch: self.epoch,
+            ports,
+            relays,
+        }
     }
 
-    /// The worker with the fewest queues.
-    fn assign(&mut self) -> usize {
-        let worker = (0..self.worker_count)
-            .min_by_key(|&w| self.load[w])
-            .unwrap_or(0);
-        self.load[worker] += 1;
-        worker
+    /// Workers for so many new queues: each the one with the least to do, and the fewest queues among those that are
+    /// about as busy.
+    fn assign(&self, queues: u16) -> impl Iterator<Item = usize> + use<> {
+        let mut load = self.load();
+        let busy = self.busy.clone();
+        (0..queues).map(move |_| {
+            let workers = 0..load.len();
+            let worker = workers.min_by_key(|&worker| (busy[worker] / balance::GAIN, load[worker]));
+            let worker = worker.unwrap_or(0);
+            load[worker] += 1;
+            worker
+        })
     }
 }
 

@@ -40,6 +40,13 @@ impl Sum {
         }
     }
 
+    /// The sum of an even number of bytes, of which somebody has added up the 16-bit words as they lie in
+    /// memory.
+    #[inline]
+    pub const fn of_words(words: u64) -> Self {
+        Self { words, odd: false }
+    }
+
     /// Continues the sum with the bytes that follow.
     #[inline]
     pub fn add(&mut self, bytes: &[u8]) {
@@ -82,16 +89,23 @@ impl Sum {
 /// The field holds the sum of the pseudo-header, as virtio 1.3, 5.1.6.2 asks of the sender. The
 /// caller clears the flags of the header that it passes on, see [`VnetHeader::for_receiver`].
 pub fn complete_checksum(frame: &mut [u8], header: &VnetHeader) -> Result<(), DropReason> {
+    complete_front(frame, header, Sum::new())
+}
+
+/// The same where only the first bytes of the frame, among them the field, are in the buffer, and `rest` is
+/// the sum of the others.
+pub fn complete_front(front: &mut [u8], header: &VnetHeader, rest: Sum) -> Result<(), DropReason> {
     let start = usize::from(header.csum_start);
     let field = start + usize::from(header.csum_offset);
-    let covered = frame.get(start..).ok_or(DropReason::BadChecksum)?;
-    let sum = Sum::of(covered).finish();
+    let mut sum = Sum::of(front.get(start..).ok_or(DropReason::BadChecksum)?);
+    sum.append(rest);
+    let sum = sum.finish();
     let sum = if header.csum_offset == UDP_CSUM_OFFSET {
         never_zero(sum)
     } else {
         sum
     };
-    frame
+    front
         .get_mut(field..field + 2)
         .ok_or(DropReason::BadChecksum)?
         .copy_from_slice(&sum.to_be_bytes());

@@ -53,6 +53,11 @@ pub struct RateError;
 impl FromStr for Rate {
     type Err = RateError;
 
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "the value was checked against its limits, of which a float holds both"
+    )]
     fn from_str(text: &str) -> Result<Self, RateError> {
         if text == "max" {
             return Ok(Self::Max);

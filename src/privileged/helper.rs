@@ -47,6 +47,8 @@ struct Helper {
     made: BTreeMap<u32, Made>,
     /// Sockets that it made, by their real path.
     bound: BTreeMap<PathBuf, Identity>,
+    /// Files that it opened, by their real path.
+    kept: BTreeMap<PathBuf, Identity>,
 }
 
 /// A network device that is to be removed, or made as it was.
@@ -97,7 +99,7 @@ impl Helper {
             },
             request => match self.answer_for_path(request) {
                 Ok(None) => (Reply::Done, vec![]),
-                Ok(Some(socket)) => (Reply::Socket, vec![socket]),
+                Ok(Some(opened)) => (Reply::Opened, vec![opened]),
                 Err(refusal) => (Reply::Refused(refusal), vec![]),
             },
         }
@@ -118,6 +120,12 @@ impl Helper {
             Request::Connect { path } if self.sealed => {
                 let stream = Place::open(&self.allowed, &path)?.connect()?;
                 Ok(Some(stream.into()))
+            }
+            Request::Keep { path } if self.sealed => {
+                let place = Place::open(&self.allowed, &path)?;
+                let (file, identity) = place.keep()?;
+                self.kept.insert(place.real().to_owned(), identity);
+                Ok(Some(file.into()))
             }
             Request::Unlink { path } if self.sealed => {
                 self.unlink(&path)?;
@@ -144,7 +152,9 @@ impl Helper {
     fn remove_link(&mut self, ifindex: u32) -> Result<(), LinkRefusal> {
         let made = self.made.get(&ifindex).ok_or(LinkRefusal::NotMade)?;
         made.created.remove()?;
-        self.made.remove(&ifindex);
+        if let Some(Made { created, .. }) = self.made.remove(&ifindex) {
+            created.bequeath(self.made.values_mut().map(|other| &mut other.created));
+        }
         Ok(())
     }
 
@@ -168,18 +178,21 @@ impl Helper {
 
     fn unlink(&mut self, path: &Path) -> Result<(), Refusal> {
         let place = Place::open(&self.allowed, path)?;
-        let identity = *self.bound.get(place.real()).ok_or(Refusal::NotBound)?;
-        place.remove(identity)?;
-        self.bound.remove(place.real());
+        let real = place.real();
+        let made = self.bound.get(real).or_else(|| self.kept.get(real));
+        place.remove(*made.ok_or(Refusal::NotMade)?)?;
+        self.bound.remove(real);
+        self.kept.remove(real);
         Ok(())
     }
 
     /// Removes every socket and every device that is still ours.
     fn remove_all(&mut self) {
-        for made in std::mem::take(&mut self.made).into_values() {
-            if let Err(error) = made.created.remove() {
-                eprintln!("evb: the device {} is not as it was: {error}", made.name);
+        while let Some((_, Made { name, created })) = self.made.pop_first() {
+            if let Err(error) = created.remove() {
+                eprintln!("evb: the device {name} is not as it was: {error}");
             }
+            created.bequeath(self.made.values_mut().map(|other| &mut other.created));
         }
         for (path, identity) in std::mem::take(&mut self.bound) {
             let removed =

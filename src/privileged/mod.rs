@@ -9,6 +9,7 @@
 //!   set is closed then: a reload that names another directory is refused, with the remedy (restart);
 //! - replace a socket there that nobody listens on; never a socket in use, nor any other file;
 //! - remove sockets that it made itself;
+//! - open or make files there that belong to its user alone, and remove those again;
 //! - make, take and set up the network devices named at start, a set that is closed as well, and
 //!   remove those that it made itself. A device with `AF_XDP` sockets gets a program and loses features that
 //!   would harm frames, and so does the other device of a pair; both are as before at the end.
@@ -28,6 +29,7 @@ mod protocol;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -133,7 +135,7 @@ impl Privileged {
         let request = Request::Bind {
             path: path.to_owned(),
         };
-        self.socket(&request, Action::Bind, path)
+        self.opened(&request, Action::Bind, path)
     }
 
     /// Connects to the unix stream socket at `path`, at once or not at all. The stream is blocking.
@@ -145,11 +147,24 @@ impl Privileged {
         let request = Request::Connect {
             path: path.to_owned(),
         };
-        self.socket(&request, Action::Connect, path)
+        self.opened(&request, Action::Connect, path)
     }
 
-    /// Removes the socket that [`Privileged::bind`] made at `path`. It is no error if it is gone, or if
-    /// another process has put its own there.
+    /// Opens the file at `path` for reading and writing, or makes it, for this user alone. It stays when the
+    /// helper ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] says why not and what helps; [`Error::Gone`].
+    pub fn keep(&self, path: &Path) -> Result<File, Error> {
+        let request = Request::Keep {
+            path: path.to_owned(),
+        };
+        self.opened(&request, Action::Keep, path)
+    }
+
+    /// Removes the socket that [`Privileged::bind`] made at `path`, or the file that [`Privileged::keep`] opened. It
+    /// is no error if it is gone, or if another process has put its own there.
     ///
     /// # Errors
     ///
@@ -229,14 +244,14 @@ impl Privileged {
         }
     }
 
-    fn socket<T: From<OwnedFd>>(
+    fn opened<T: From<OwnedFd>>(
         &self,
         request: &Request,
         action: Action,
         path: &Path,
     ) -> Result<T, Error> {
-        let (_, mut sockets) = self.ask(request, action, path)?;
-        sockets.pop().map(T::from).ok_or_else(unexpected)
+        let (_, mut descriptors) = self.ask(request, action, path)?;
+        descriptors.pop().map(T::from).ok_or_else(unexpected)
     }
 
     fn done(&self, request: &Request, action: Action, path: &Path) -> Result<(), Error> {
@@ -262,7 +277,7 @@ impl Privileged {
         }
         match self.exchange(&message) {
             Ok((Reply::Refused(refusal), _)) => Err(Error::refused(action, path, refusal)),
-            Ok((reply @ (Reply::Socket | Reply::Done), descriptors)) => Ok((reply, descriptors)),
+            Ok((reply @ (Reply::Opened | Reply::Done), descriptors)) => Ok((reply, descriptors)),
             Ok(_) => Err(unexpected()),
             Err(error) if found_no_room(&error) => Err(refused("take the socket", libc::EMFILE)),
             Err(error) => Err(Error::Gone(error)),

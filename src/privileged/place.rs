@@ -19,22 +19,39 @@ use crate::sys::connect::connect_at_once;
 /// The longest path that a unix address holds.
 const ADDRESS_MAX: usize = 107;
 
-/// Tells a socket from one that took its place. A file system may give the same inode number to the
-/// next file, hence the time; permissions and owner may change meanwhile.
+/// Tells a socket or a file from one that took its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
-    modified: (i64, i64),
+    /// A file system may give the same inode number to the next file, hence the time; permissions and owner may
+    /// change meanwhile. A file that is written to has none.
+    modified: Option<(i64, i64)>,
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Identity {
+    fn of_socket(metadata: &Metadata) -> Identity {
+        Identity {
+            modified: Some((metadata.mtime(), metadata.mtime_nsec())),
+            ..Identity::of_file(metadata)
+        }
+    }
+
+    fn of_file(metadata: &Metadata) -> Identity {
         Identity {
             device: metadata.dev(),
             inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            modified: None,
         }
+    }
+
+    /// Whether it is this one's.
+    fn fits(&self, metadata: &Metadata) -> bool {
+        let present = match self.modified {
+            Some(_) => Identity::of_socket(metadata),
+            None => Identity::of_file(metadata),
+        };
+        present == *self
     }
 }
 
@@ -103,7 +120,7 @@ impl Place {
             .metadata()
             .map_err(|error| Refusal::os("look at it", &error))?;
         if metadata.file_type().is_socket() {
-            Ok(Some((file, Identity::of(&metadata))))
+            Ok(Some((file, Identity::of_socket(&metadata))))
         } else {
             let found = describe(metadata.file_type()).to_owned();
             Err(Refusal::NotASocket { found })
@@ -155,13 +172,48 @@ impl Place {
         .map_err(|error| Refusal::os("connect", &error))
     }
 
-    /// Removes the socket if it is still the one with this identity. That it is gone, or another's by
-    /// now, is no error: ours is not there.
+    /// Opens the file that is here, or makes it. It has to be of this user alone, by this name alone.
+    pub(super) fn keep(&self) -> Result<(File, Identity), Refusal> {
+        let open = |error| Refusal::os("open", &error);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .mode(0o600)
+            // Not waiting for the other end of a pipe.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.path())
+            .map_err(open)?;
+        let metadata = file.metadata().map_err(open)?;
+        let own = fs::metadata("/proc/self").map_err(open)?.uid();
+        let kind = metadata.file_type();
+        let found = if !kind.is_file() {
+            describe(kind)
+        } else if metadata.uid() != own {
+            "a file of another user"
+        } else if metadata.mode() & 0o077 != 0 {
+            "a file that others may use"
+        } else if metadata.nlink() != 1 {
+            "a file that has another name, too"
+        } else {
+            return Ok((file, Identity::of_file(&metadata)));
+        };
+        Err(Refusal::NotOurs {
+            found: found.to_owned(),
+        })
+    }
+
+    /// Removes what is here if it is still what has this identity. That it is gone, or another's by now, is no error:
+    /// ours is not there.
     pub(super) fn remove(&self, identity: Identity) -> Result<(), Refusal> {
-        match self.socket() {
-            Ok(Some((_, present))) if present == identity => {}
-            Ok(_) | Err(Refusal::NotASocket { .. }) => return Ok(()),
-            Err(refusal) => return Err(refusal),
+        let Some(file) = self.look()? else {
+            return Ok(());
+        };
+        let metadata = file
+            .metadata()
+            .map_err(|error| Refusal::os("look at it", &error))?;
+        if !identity.fits(&metadata) {
+            return Ok(());
         }
         match fs::remove_file(self.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

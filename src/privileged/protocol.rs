@@ -21,7 +21,9 @@ pub(super) enum Request {
     Bind { path: PathBuf },
     /// A stream connected to the socket at this path.
     Connect { path: PathBuf },
-    /// Remove the socket that was bound at this path.
+    /// The file at this path, made if there is none.
+    Keep { path: PathBuf },
+    /// Remove the socket that was bound, or the file that was kept, at this path.
     Unlink { path: PathBuf },
     /// Make or take a network device.
     OpenLink { spec: Spec },
@@ -34,8 +36,8 @@ pub(super) enum Request {
 pub(super) enum Reply {
     /// Done, and there is nothing to hand over.
     Done,
-    /// The socket comes with this message.
-    Socket,
+    /// The socket or the file comes with this message.
+    Opened,
     /// The device's descriptors come with this message.
     Link(Facts),
     /// Not done, for a path.
@@ -62,12 +64,18 @@ pub enum Refusal {
         /// What is there.
         found: String,
     },
+    /// Something is there that is not a file of this user alone.
+    #[error("there is {found}")]
+    NotOurs {
+        /// What is there.
+        found: String,
+    },
     /// Somebody listens on the socket that is there.
     #[error("another process uses the socket that is there")]
     InUse,
-    /// Only sockets of the same daemon are removed.
-    #[error("it is not a socket that this evb has bound")]
-    NotBound,
+    /// Only what the same daemon has made is removed.
+    #[error("it is nothing that this evb has made")]
+    NotMade,
     /// The set of directories is closed, or not complete yet.
     #[error("the set of directories can be given at start only")]
     Order,
@@ -97,9 +105,11 @@ impl Refusal {
             Refusal::NotAllowed { .. } => {
                 "restart evb with this configuration, or use a directory that it has already"
             }
-            Refusal::NotASocket { .. } => "remove it or choose another path",
+            Refusal::NotASocket { .. } | Refusal::NotOurs { .. } => {
+                "remove it or choose another path"
+            }
             Refusal::InUse => "stop that process or choose another path",
-            Refusal::NotBound => "remove it by hand if nobody needs it",
+            Refusal::NotMade => "remove it by hand if nobody needs it",
             Refusal::Order => "restart evb",
             Refusal::Os { errno, .. } => match *errno {
                 libc::ENOENT | libc::ENOTDIR => "create what is missing, or correct the path",
@@ -149,6 +159,8 @@ pub enum Action {
     Bind,
     /// Connect to it.
     Connect,
+    /// Open it, a file.
+    Keep,
     /// Remove it.
     Unlink,
     /// Name it as a device that may be opened.
@@ -163,6 +175,7 @@ impl Action {
             Action::Allow => "use the directory",
             Action::Bind => "listen on",
             Action::Connect => "connect to",
+            Action::Keep => "keep state in",
             Action::Unlink => "remove",
             Action::AllowDevice => "use the device",
             Action::OpenLink => "open",

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -114,7 +114,66 @@ fn a_socket_is_bound_reached_and_removed() {
     );
     privileged.unlink(&path).unwrap();
     assert!(!path.exists());
-    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
+}
+
+#[test]
+fn a_file_is_kept_for_this_user_alone_and_stays() {
+    let (directory, path, privileged) = setup();
+    let file = privileged.keep(&path).unwrap();
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    file.write_all_at(b"kept", 0).unwrap();
+    // The next daemon finds it.
+    drop((file, privileged));
+    let privileged = spawn(&[directory.path()]).unwrap();
+    let file = privileged.keep(&path).unwrap();
+    let mut found = [0; 4];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert_eq!(&found, b"kept");
+    // Written to since.
+    file.write_all_at(b"more", 4).unwrap();
+    privileged.unlink(&path).unwrap();
+    assert!(!path.exists());
+    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
+}
+
+#[test]
+fn a_file_that_others_have_a_hand_in_is_not_kept() {
+    let (directory, path, privileged) = setup();
+    let other = directory.path().join("other");
+    fs::write(&other, "precious").unwrap();
+    let mode = |mode| fs::set_permissions(&other, Permissions::from_mode(mode)).unwrap();
+    let cases: [(&str, &dyn Fn()); 5] = [
+        ("a file that others may use", &|| {
+            mode(0o640);
+            fs::rename(&other, &path).unwrap();
+        }),
+        ("a file that has another name, too", &|| {
+            mode(0o600);
+            fs::hard_link(&other, &path).unwrap();
+        }),
+        ("a pipe", &|| {
+            let made = Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success());
+        }),
+        ("", &|| symlink(&other, &path).unwrap()),
+        ("", &|| drop(UnixListener::bind(&path).unwrap())),
+    ];
+    for (found, make) in cases {
+        fs::write(&other, "precious").unwrap();
+        make();
+        match refusal(privileged.keep(&path)) {
+            Refusal::NotOurs { found: told } => assert_eq!(told, found),
+            // A link or a socket cannot be opened at all.
+            Refusal::Os { errno, .. } => {
+                assert!(found.is_empty() && [libc::ELOOP, libc::ENXIO].contains(&errno));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]
@@ -122,7 +181,7 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let (_directory, path, privileged) = setup();
     let theirs = UnixListener::bind(&path).unwrap();
     assert_eq!(refusal(privileged.bind(&path)), Refusal::InUse);
-    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+    assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
     drop(theirs);
     let ours = privileged.bind(&path).unwrap();
     // Our own as well.
@@ -175,7 +234,7 @@ fn no_other_file_is_touched() {
         };
         assert_eq!(refusal(privileged.bind(&path)), expected);
         assert_eq!(refusal(privileged.connect(&path)), expected);
-        assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotBound);
+        assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
         fs::remove_file(&path)
             .or_else(|_| fs::remove_dir(&path))
             .unwrap();

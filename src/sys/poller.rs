@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
+/// Descriptors that one wait reports at most; others are reported by the next.
+pub const MAX_EVENTS: usize = 64;
+
 /// Readiness of many descriptors, each under a number of the caller's choice.
 #[derive(Debug)]
 pub struct Poller {
@@ -60,7 +63,7 @@ impl Poller {
     ///
     /// The error of `epoll_wait`; an interruption counts as nothing ready.
     pub fn wait(&self, timeout_ms: i32, mut ready: impl FnMut(u64)) -> io::Result<()> {
-        let mut events = [epoll::Event::new(epoll::Events::empty(), 0); 64];
+        let mut events = [epoll::Event::new(epoll::Events::empty(), 0); MAX_EVENTS];
         match epoll::wait(self.raw(), timeout_ms, &mut events) {
             Ok(n) => {
                 for event in &events[..n] {

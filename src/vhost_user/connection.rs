@@ -13,7 +13,8 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::features::DevicePolicy;
-use super::session::{PortHost, SHARE_HINT, Session};
+use super::host::PortHost;
+use super::session::{SHARE_HINT, Session};
 use crate::frame::mac::Mac;
 use crate::sys::socket;
 

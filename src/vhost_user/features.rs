@@ -4,7 +4,7 @@
 //! back end that offers less than the one before (`docs/architecture.md`, "Features").
 
 use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
-use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -68,7 +68,7 @@ impl DevicePolicy {
 pub const CONFIG_SPACE_SIZE: usize = 24;
 
 /// Every virtio feature that a port may offer, with the name shown to an operator.
-const OFFERED: [(u32, &str); 24] = [
+const OFFERED: [(u32, &str); 25] = [
     (net::VIRTIO_NET_F_CSUM, "csum"),
     (net::VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
     (net::VIRTIO_NET_F_MTU, "mtu"),
@@ -88,6 +88,7 @@ const OFFERED: [(u32, &str); 24] = [
     (VIRTIO_RING_F_EVENT_IDX, "event_idx"),
     (VHOST_USER_F_PROTOCOL_FEATURES, "protocol_features"),
     (VIRTIO_F_VERSION_1, "version_1"),
+    (VIRTIO_F_RING_PACKED, "ring_packed"),
     (VIRTIO_F_IN_ORDER, "in_order"),
     (net::VIRTIO_NET_F_GUEST_USO4, "guest_uso4"),
     (net::VIRTIO_NET_F_GUEST_USO6, "guest_uso6"),

@@ -11,11 +11,13 @@
 mod connection;
 mod features;
 pub mod front_end;
+mod host;
 mod peer;
 mod ring;
 mod session;
 
 pub use connection::{Connection, Refusal};
 pub use features::{DevicePolicy, names as feature_names};
+pub use host::{PortHost, Update};
 pub use peer::{Peer, PeerError, speaks_first};
-pub use session::{PortHost, SHARE_HINT, Update};
+pub use session::SHARE_HINT;

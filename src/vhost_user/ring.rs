@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::features::has;
 use crate::virtqueue::{
-    DirtyLog, GuestMemory, ResumeAt, RingConfig, RingError, RingFeatures, RxRing, TxRing,
+    DirtyLog, GuestMemory, Positions, ResumeAt, RingConfig, RingError, RingFeatures, RxRing,
+    TxRing, fresh_base,
 };
 use crate::worker::QueueProgress;
 
@@ -52,6 +53,15 @@ pub struct Device {
     pub features: u64,
     pub memory: Option<Arc<GuestMemory>>,
     pub log: Option<Arc<DirtyLog>>,
+    /// Of packed rings; there once the driver has accepted them.
+    pub positions: Option<Arc<Positions>>,
+}
+
+impl Device {
+    /// Whether the driver's rings are packed.
+    pub fn packed(&self) -> bool {
+        has(self.features, VIRTIO_F_RING_PACKED)
+    }
 }
 
 /// The state of one vring.
@@ -59,13 +69,15 @@ pub struct Device {
 pub struct Vring {
     pub size: Option<u16>,
     pub addresses: Option<Addresses>,
-    /// The index that a stopped ring reports: that of its last run, or what the front end set.
-    pub base: u32,
+    /// Where a stopped ring stands: at the end of its last run, or what the front end set.
+    pub base: Option<u32>,
     pub kick: Kick,
     pub call: Option<Arc<EventFd>>,
     pub error: Option<Arc<EventFd>>,
     pub enabled: bool,
     pub running: Option<Running>,
+    /// It would run, but nobody knows where it stands.
+    pub lost: bool,
 }
 
 impl Vring {
@@ -77,7 +89,7 @@ impl Vring {
         else {
             return Ok(());
         };
-        if matches!(self.kick, Kick::Stopped) {
+        if matches!(self.kick, Kick::Stopped) || self.lost {
             return Ok(());
         }
         let config = RingConfig {
@@ -88,10 +100,11 @@ impl Vring {
             log_used: at.log_used,
             features: ring_features(device.features),
             call: self.call.clone(),
+            position: device.positions.as_ref().map(|all| all.ring(index)),
         };
         let memory = Arc::clone(memory);
         let log = device.log.clone();
-        self.running = Some(match &self.running {
+        let running = match &self.running {
             Some(Running::Rx(ring)) => {
                 Running::Rx(Arc::new(ring.reconfigure(&config, memory, log)?))
             }
@@ -99,35 +112,60 @@ impl Vring {
                 Arc::new(ring.reconfigure(&config, memory, log)?),
                 Arc::clone(flood),
             ),
-            // The base that the front end sends may be wrong after a reconnect or a migration
-            // (cloud-hypervisor sends the avail index): what the ring itself says is right.
-            None if index.is_multiple_of(2) => Running::Rx(Arc::new(config.activate_rx(
-                memory,
-                log,
-                ResumeAt::UsedIndex,
-            )?)),
-            None => Running::Tx(
-                Arc::new(config.activate_tx(memory, log, ResumeAt::UsedIndex)?),
-                Arc::default(),
-            ),
-        });
+            None => {
+                let started = self.start(index, &config, memory, log);
+                self.lost = matches!(started, Err(RingError::PositionLost));
+                started?
+            }
+        };
+        self.running = Some(running);
         Ok(())
+    }
+
+    fn start(
+        &self,
+        index: usize,
+        config: &RingConfig,
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+    ) -> Result<Running, RingError> {
+        // The base that the front end sends may be wrong after a reconnect or a migration
+        // (cloud-hypervisor sends the avail index): what the ring itself says is right. A packed ring says nothing.
+        let at = if config.features.packed {
+            ResumeAt::Said(self.base.unwrap_or(fresh_base(true)))
+        } else {
+            ResumeAt::UsedIndex
+        };
+        Ok(if index.is_multiple_of(2) {
+            Running::Rx(Arc::new(config.activate_rx(memory, log, at)?))
+        } else {
+            Running::Tx(
+                Arc::new(config.activate_tx(memory, log, at)?),
+                Arc::default(),
+            )
+        })
+    }
+
+    /// Whether it has been started and not stopped.
+    pub fn is_live(&self) -> bool {
+        self.running.is_some() || self.lost
     }
 
     /// Takes the ring out of use; it keeps its index and its place.
     pub fn stop(&mut self) {
         match self.running.take() {
-            Some(Running::Rx(ring)) => self.base = ring.base(),
-            Some(Running::Tx(ring, _)) => self.base = ring.base(),
+            Some(Running::Rx(ring)) => self.base = Some(ring.base()),
+            Some(Running::Tx(ring, _)) => self.base = Some(ring.base()),
             None => {}
         }
         self.kick = Kick::Stopped;
+        self.lost = false;
     }
 }
 
 fn ring_features(features: u64) -> RingFeatures {
     RingFeatures {
-        packed: false,
+        packed: has(features, VIRTIO_F_RING_PACKED),
         indirect: has(features, VIRTIO_RING_F_INDIRECT_DESC),
         event_idx: has(features, VIRTIO_RING_F_EVENT_IDX),
         in_order: has(features, VIRTIO_F_IN_ORDER),

@@ -5,6 +5,7 @@
 //! returned, that is, when no worker can touch it any more.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vhost::VhostUserMemoryRegionBase;
@@ -19,32 +20,15 @@ use vmm_sys_util::eventfd::EventFd;
 use super::features::{
     CONFIG_SPACE_SIZE, DevicePolicy, VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, has,
 };
+use super::host::{PortHost, Update};
 use super::ring::{Addresses, Device, Kick, Running, Vring, header_len};
 use crate::frame::mac::Mac;
 use crate::frame::offloads::Offloads;
 use crate::sys::eventfd;
-use crate::virtqueue::{DirtyLog, GuestMemory, MAX_QUEUE_SIZE, MAX_SLOTS, Region};
+use crate::virtqueue::{
+    DirtyLog, GuestMemory, MAX_QUEUE_SIZE, MAX_SLOTS, Region, RingError, fresh_base,
+};
 use crate::worker::{PortRings, TxQueue};
-
-/// The port that a session serves, as the daemon sees it.
-pub trait PortHost: Send + Sync {
-    /// Makes `rings` the rings that workers serve for this port, and returns once no worker uses
-    /// those from before.
-    fn set_rings(&self, rings: PortRings);
-    /// Tells what happened apart from the rings.
-    fn report(&self, update: Update);
-}
-
-/// News from a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update {
-    /// The driver accepted these virtio features.
-    Negotiated(u64),
-    /// The front end asks to announce an address after a migration (SEND_RARP).
-    Announce(Mac),
-    /// The front end tells the MTU that the guest uses (NET_SET_MTU).
-    Mtu(u16),
-}
 
 /// The state of one connection.
 pub struct Session {
@@ -74,6 +58,7 @@ impl Session {
             features: 0,
             memory: None,
             log: None,
+            positions: None,
         };
         let state = State {
             device,
@@ -98,6 +83,7 @@ impl Session {
             features: 0,
             memory: None,
             log: None,
+            positions: None,
         };
         state.log_base = None;
         state.vrings.clear();
@@ -160,31 +146,39 @@ impl Session {
 
     /// Applies everything that changed to vring `index`.
     fn update(&self, state: &mut State, index: u32) -> Result<()> {
-        let before = state.running();
         state.vring(index)?;
-        let State { device, vrings, .. } = &mut *state;
-        if let Err(error) = vrings[index as usize].update(index as usize, device) {
-            return state.refuse(format!("queue {index}: {error}"));
-        }
-        if before == 0 && state.running() > 0 {
-            state.life += 1;
-        }
-        if state.vrings[index as usize].running.is_some() {
-            self.publish(state);
-        }
-        Ok(())
+        let index = index as usize;
+        self.apply(state, index..index + 1)
     }
 
     /// Applies a change that concerns all rings.
     fn update_all(&self, state: &mut State) -> Result<()> {
-        for index in 0..state.vrings.len() {
+        let all = 0..state.vrings.len();
+        self.apply(state, all)
+    }
+
+    fn apply(&self, state: &mut State, indices: Range<usize>) -> Result<()> {
+        let before = state.running();
+        let known = state.vrings.iter().any(|vring| vring.lost);
+        let mut stuck = None;
+        for index in indices.clone() {
             let State { device, vrings, .. } = &mut *state;
-            if let Err(error) = vrings[index].update(index, device) {
-                return state.refuse(format!("queue {index}: {error}"));
+            match vrings[index].update(index, device) {
+                Ok(()) => {}
+                Err(error @ RingError::PositionLost) => {
+                    stuck.get_or_insert_with(|| format!("queue {index}: {error}"));
+                }
+                Err(error) => return state.refuse(format!("queue {index}: {error}")),
             }
         }
-        if state.running() > 0 {
+        if before == 0 && state.running() > 0 {
+            state.life += 1;
+        }
+        if state.vrings[indices].iter().any(Vring::is_live) {
             self.publish(state);
+        }
+        if let Some(why) = stuck.filter(|_| !known) {
+            self.host.report(Update::Stuck(why));
         }
         Ok(())
     }
@@ -198,13 +192,21 @@ impl Session {
         }
     }
 
+    /// The rings have ended as they should: the next start is from where the front end says.
+    fn forget_positions(state: &State, indices: Range<usize>) {
+        if let Some(positions) = &state.device.positions {
+            indices.for_each(|index| positions.ring(index).forget());
+        }
+    }
+
     fn publish(&self, state: &mut State) {
         let mut rings = PortRings::none(state.life);
         rings.header_len = header_len(state.device.features);
         rings.accepts = Offloads::accepted(state.device.features);
         let always = !has(state.device.features, VHOST_USER_F_PROTOCOL_FEATURES);
+        let stuck = state.vrings.iter().any(|vring| vring.lost);
         for (index, vring) in state.vrings.iter().enumerate() {
-            if !(vring.enabled || always) {
+            if stuck || !(vring.enabled || always) {
                 continue;
             }
             match &vring.running {
@@ -268,10 +270,7 @@ impl State {
     }
 
     fn running(&self) -> usize {
-        self.vrings
-            .iter()
-            .filter(|vring| vring.running.is_some())
-            .count()
+        self.vrings.iter().filter(|vring| vring.is_live()).count()
     }
 
     fn set_log(&mut self) {
@@ -298,13 +297,16 @@ impl VhostUserBackendReqHandler for Session {
     }
 
     fn reset_owner(&self) -> Result<()> {
-        self.stop_all(&mut self.state());
+        let mut state = self.state();
+        self.stop_all(&mut state);
+        Self::forget_positions(&state, 0..state.vrings.len());
         Ok(())
     }
 
     fn reset_device(&self) -> Result<()> {
         let mut state = self.state();
         self.stop_all(&mut state);
+        Self::forget_positions(&state, 0..state.vrings.len());
         for vring in &mut state.vrings {
             *vring = Vring::default();
         }
@@ -330,6 +332,9 @@ impl VhostUserBackendReqHandler for Session {
             return Ok(());
         }
         state.device.features = features;
+        if state.device.packed() && state.device.positions.is_none() {
+            state.device.positions = Some(self.host.positions());
+        }
         state.set_log();
         self.host.report(Update::Negotiated(features));
         self.update_all(&mut state)
@@ -404,24 +409,28 @@ impl VhostUserBackendReqHandler for Session {
 
     fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
         // A running ring keeps its place, and so does one that is started again: it knows better.
-        self.state().vring(index)?.base = base;
+        self.state().vring(index)?.base = Some(base);
         Ok(())
     }
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
         let mut state = self.state();
         let vring = state.vring(index)?;
-        if vring.running.is_some() {
+        if vring.is_live() {
             // Out of the workers' sight first, so that the index cannot move any more.
             let running = vring.running.take();
             self.publish(&mut state);
             let vring = state.vring(index)?;
             vring.running = running;
             vring.stop();
+            let index = index as usize;
+            Self::forget_positions(&state, index..index + 1);
         }
+        let packed = state.device.packed();
         let vring = state.vring(index)?;
         vring.kick = Kick::Stopped;
-        Ok(VhostUserVringState::new(index, vring.base))
+        let base = vring.base.unwrap_or(fresh_base(packed));
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {

@@ -137,6 +137,31 @@ pub enum MemoryError {
     },
 }
 
+/// Why the positions of packed rings cannot be kept in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum PositionsError {
+    /// Another process has it.
+    #[error("another evb uses the file")]
+    InUse,
+    /// There is something in it, of another kind or version.
+    #[error("the file has something else in it")]
+    Foreign,
+    /// A worker could have to wait for the disk.
+    #[error("the file is on a disk, for which workers must not wait")]
+    OnDisk,
+    /// The file cannot be mapped.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// The operating system refused.
+    #[error("cannot {call} the file: {source}")]
+    Os {
+        /// What was tried.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+}
+
 /// The parts of a ring that a front end places in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -223,6 +248,12 @@ pub enum RingError {
     /// A packed ring cannot start without a position: it has none in memory.
     #[error("a packed ring has no index in memory: expected a position to resume at")]
     ResumeUnknown,
+    /// A packed ring that has been in use, and nobody knows where it stands.
+    #[error(
+        "the position of the packed ring is lost: the driver uses it, and neither the front end nor this daemon knows \
+         where it stands"
+    )]
+    PositionLost,
     /// A part of the ring at an address that the format does not allow.
     #[error("the {part} at {found:#x} is not aligned to {expected} bytes")]
     Misaligned {

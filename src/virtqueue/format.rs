@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::Segment;
+use super::copy::{Segment, prefetch_line};
 use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
@@ -28,6 +28,12 @@ pub(super) struct Spot {
 }
 
 impl Spot {
+    /// Where a packed ring begins.
+    pub const START: Spot = Spot {
+        index: 0,
+        wrap: true,
+    };
+
     /// As a packed ring says it: the wrap counter above 15 bits of index.
     #[inline]
     pub fn from_bits(bits: u16) -> Spot {
@@ -85,7 +91,7 @@ pub(super) trait Format {
 
     /// The descriptor of the chain at the cursor, and how the chain is given back, if the chain is already
     /// known to be available and has no other descriptor. Moves nothing and checks no more than that.
-    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)>;
+    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)>;
 
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
@@ -93,7 +99,7 @@ pub(super) trait Format {
     /// The spot `slots` further.
     fn advance(&self, spot: Spot, slots: u16) -> Spot;
 
-    /// Writes used elements from `at` on, without making them visible.
+    /// Prepares used elements from `at` on, without making them visible.
     fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>);
 
     /// Makes the elements from `from` to `to` visible to the guest.
@@ -209,7 +215,7 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         cursor: &mut Cursor,
         want: u32,
     ) -> Option<Used> {
-        let (d, used) = format.single(cursor)?;
+        let (d, used) = format.single(*cursor)?;
         let Descriptor { addr, len, .. } = d;
         if (d.flags & WRITE_FLAG != 0) != WRITE || len < want || len == 0 {
             return None;
@@ -314,29 +320,11 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
     }
 }
 
-/// Hints that the first bytes of a buffer are about to be read, or written. Never faults.
+/// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 fn prefetch<const WRITE: bool>(ptr: *mut u8) {
     prefetch_line::<WRITE>(ptr);
     prefetch_line::<WRITE>(ptr.wrapping_add(64));
-}
-
-/// The same for the bytes of one cache line.
-#[inline]
-pub(super) fn prefetch_line<const WRITE: bool>(line: *mut u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has
-    // no form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        if WRITE {
-            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

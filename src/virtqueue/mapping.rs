@@ -35,11 +35,31 @@ const FILE_SYSTEMS: [u64; 9] = [
     0x794c_7630, // overlayfs: made of others by whoever may mount
 ];
 
+/// File systems without a disk behind them.
+const IN_MEMORY: [u64; 2] = [FILE_SYSTEMS[0], FILE_SYSTEMS[1]];
+
+/// Which file it is that is mapped, as long as somebody has it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct FileId {
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// What was found out about a file.
+pub(super) struct Backing {
+    pub id: FileId,
+    /// The page size that it is mapped with.
+    pub page: u64,
+    /// A write never waits for a disk.
+    pub in_memory: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Mapping {
     // Dropped before `map`: the handler must forget the range before it can belong to someone else.
     slot: Slot,
     map: MmapRegion,
+    file: FileId,
     huge: bool,
     /// Distance of the announced offset from the start of the mapping, which is page-aligned.
     lead: usize,
@@ -49,7 +69,7 @@ impl Mapping {
     pub fn new(file: File, offset: u64, size: u64) -> Result<Mapping, MappingError> {
         let range = || MappingError::Range { offset, size };
         let end = offset.checked_add(size).ok_or_else(range)?;
-        let page = check_length(&file, end)?;
+        let Backing { id, page, .. } = examine(&file, end)?;
         // hugetlbfs maps and unmaps in multiples of its own page size only.
         let start = offset - offset % page;
         let end = end.checked_next_multiple_of(page).ok_or_else(range)?;
@@ -64,6 +84,7 @@ impl Mapping {
         Ok(Mapping {
             slot,
             map,
+            file: id,
             huge: page != PAGE,
             lead: (offset - start) as usize,
         })
@@ -72,6 +93,16 @@ impl Mapping {
     /// First announced byte; valid while `self` lives.
     pub fn base(&self) -> *mut u8 {
         self.map.as_ptr().wrapping_add(self.lead)
+    }
+
+    /// The file.
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Where in the file the first announced byte is.
+    pub fn offset(&self) -> u64 {
+        self.map.file_offset().map_or(0, FileOffset::start) + self.lead as u64
     }
 
     /// Maps those pages in that the file has already, so that workers need not fault on them; holes
@@ -119,8 +150,8 @@ fn seek(file: &File, from: u64, what: libc::c_int) -> io::Result<Option<u64>> {
     }
 }
 
-/// Checks that the file reaches to `end`, and returns the page size that it is mapped with.
-fn check_length(file: &File, end: u64) -> Result<u64, MappingError> {
+/// Checks that the file reaches to `end` and is one to map.
+pub(super) fn examine(file: &File, end: u64) -> Result<Backing, MappingError> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` is valid for writing and `file` is open.
     if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
@@ -147,8 +178,16 @@ fn check_length(file: &File, end: u64) -> Result<u64, MappingError> {
     if !huge && !FILE_SYSTEMS.contains(&found) {
         return Err(MappingError::FileSystem { found });
     }
-    Ok(match u64::try_from(fs.f_bsize) {
+    let page = match u64::try_from(fs.f_bsize) {
         Ok(size) if huge && size.is_power_of_two() && size > PAGE => size,
         _ => PAGE,
+    };
+    Ok(Backing {
+        id: FileId {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        },
+        page,
+        in_memory: IN_MEMORY.contains(&found),
     })
 }

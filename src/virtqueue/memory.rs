@@ -10,7 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::error::MemoryError;
-use super::mapping::{Mapping, PAGE};
+use super::mapping::{FileId, Mapping, PAGE};
 
 /// How many regions a table may have; what QEMU calls memory slots.
 pub const MAX_SLOTS: usize = 509;
@@ -142,6 +142,14 @@ impl GuestMemory {
             let offset = address.wrapping_sub(r.user);
             (offset < r.size && len as u64 <= r.size - offset)
                 .then(|| (r.host.wrapping_add(offset as usize), r.guest + offset))
+        })
+    }
+
+    /// Which byte of which file is at a front-end address: what outlasts the front end's connection, and ours.
+    pub(super) fn origin(&self, address: u64) -> Option<(FileId, u64)> {
+        self.regions.iter().find_map(|r| {
+            let offset = address.wrapping_sub(r.user);
+            (offset < r.size).then(|| (r.mapping.file(), r.mapping.offset() + offset))
         })
     }
 

@@ -12,7 +12,8 @@
 //! - [`read`], [`RxRing::copy`] and [`writev`] move the bytes.
 //!
 //! Ring objects are immutable and keep their memory alive. Their positions are shared by the object
-//! that a reconfiguration makes, so they go on where they were.
+//! that a reconfiguration makes, so they go on where they were. Those of packed rings are written down in
+//! [`Positions`], which outlive the ring and may outlive the process.
 #![allow(unsafe_code)]
 
 mod batch;
@@ -22,28 +23,33 @@ mod dirty;
 pub mod driver;
 mod error;
 mod format;
+mod in_process;
 mod iovec;
 mod ledger;
 mod lock;
 mod mapping;
 mod memory;
 mod packed;
+mod positions;
 mod ring;
 mod rx;
 mod sigbus;
 mod split;
+mod sum;
 mod tx;
 
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Grant, RxBatch};
-pub use copy::{Gather, Segment, read, read_array};
+pub use copy::{Gather, Segment, prefetch, read, read_array};
 pub use dirty::DirtyLog;
-pub use error::{MappingError, MemoryError, Part, Place, RingError};
+pub use error::{MappingError, MemoryError, Part, Place, PositionsError, RingError};
 pub use iovec::{Scatter, writev};
 pub use memory::{GuestMemory, MAX_SLOTS, Region};
-pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures};
+pub use positions::{Positions, RingPosition};
+pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures, fresh_base};
 pub use rx::{Reserved, RxRing};
 pub use sigbus::{install_sigbus_handler, sigbus_count};
+pub use sum::sum;
 pub use tx::{Chain, MAX_BATCH, TxBatch, TxGuard, TxRing};

@@ -6,15 +6,18 @@
 //! take consecutive descriptors, and come back as one descriptor at the place of their first.
 //!
 //! What a chain leaves behind in its other places still looks like it did when it was available, so
-//! a position cannot be found by looking: it has to be known when a ring starts.
+//! a position cannot be found by looking: it has to be known when a ring starts. It is kept in
+//! [`positions`](super::positions).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE};
 use super::error::{Part, Place, RingError};
 use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used};
 use super::memory::GuestMemory;
-use super::ring::{Area, Marks, RingConfig};
+use super::positions::{Identity, Kept, Positions, RingPosition};
+use super::ring::{Area, MAX_HEADER, Marks, RingConfig};
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -40,6 +43,20 @@ pub(super) struct Packed {
     device: *mut u32,
     desc_marks: Marks,
     device_marks: Marks,
+    position: RingPosition,
+    identity: Identity,
+}
+
+/// How the places of a ring look.
+struct Look {
+    /// What is available in a round with the wrap counter set is a first part of the ring.
+    begun: bool,
+    /// A place was used in such a round.
+    used: bool,
+    /// A place was used in such a round, or is available in the next.
+    passed: bool,
+    /// Places that are not available in such a round and have an address: a driver that begins anew has zeroed them.
+    addresses: u16,
 }
 
 impl Packed {
@@ -74,7 +91,107 @@ impl Packed {
             // Front ends log one address for "the used ring"; here it is two places.
             desc_marks: marks.at(desc_guest),
             device_marks: marks.at(device_guest),
+            position: match &config.position {
+                Some(position) => position.clone(),
+                None => Arc::new(Positions::in_process(1)).ring(0),
+            },
+            identity: identity(config, memory),
         })
+    }
+
+    /// Where a ring starts of which the front end says that it stands at `base`; `None` if it has no such place.
+    ///
+    /// A front end that has lost its back end says what it said before (QEMU), and so does one whose driver has
+    /// begun anew meanwhile, if both are the start. The ring tells these apart, and often tells that what is said is
+    /// out of date where nothing is remembered.
+    pub fn resume(&self, base: u32) -> Result<Option<Spot>, RingError> {
+        let said = said(base);
+        if said.index >= self.size {
+            return Ok(None);
+        }
+        let kept = self.position.recall(&self.identity);
+        let kept = kept.filter(|kept| kept.base == base);
+        let right = if said == Spot::START {
+            let look = self.look();
+            match kept {
+                Some(_) => look.begun && !look.passed && look.addresses <= 1,
+                None => look.begun && !look.used,
+            }
+        } else {
+            kept.is_none() && !self.is_used(said)
+        };
+        match kept {
+            _ if right => Ok(Some(said)),
+            Some(kept) => self.recover(kept).map(Some),
+            None => Err(RingError::PositionLost),
+        }
+    }
+
+    /// The ring runs from `spot` on.
+    pub fn begin(&self, base: u32, spot: Spot) {
+        self.position.begin(&self.identity, base, spot);
+    }
+
+    /// Takes over from the window before.
+    pub fn succeed(&mut self, before: &Packed) {
+        self.position = before.position.clone();
+        if self.identity != before.identity {
+            self.position.identify(&self.identity);
+        }
+    }
+
+    /// Where a ring goes on whose last publication was this one, which is finished if it was begun.
+    fn recover(&self, kept: Kept) -> Result<Spot, RingError> {
+        let Kept { from, to, .. } = kept;
+        if from.index >= self.size || to.index >= self.size {
+            return Err(RingError::PositionLost);
+        }
+        if from != to && !self.was_used(from) {
+            // Elements behind the first may be in the ring, which the guest does not see yet.
+            self.show(from, to);
+        }
+        Ok(to)
+    }
+
+    /// Looks at all places, for whether the ring is at the start of a round with the wrap counter set.
+    fn look(&self) -> Look {
+        let mut look = Look {
+            begun: true,
+            used: false,
+            passed: false,
+            addresses: 0,
+        };
+        // The driver may be about to write the flags of one chain's first descriptor.
+        let (mut gap, mut gaps, mut blank) = (0, 0, true);
+        for index in 0..self.size {
+            let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
+            let (avail, used) = (flags & AVAIL != 0, flags & USED != 0);
+            look.used |= avail && used;
+            look.passed |= used;
+            if !avail {
+                gap += 1;
+                blank &= !used;
+                look.addresses += u16::from(self.addr(index) != 0);
+            } else if gap != 0 {
+                gaps += 1;
+                look.begun &= gap == 1 && gaps == 1 && blank;
+                gap = 0;
+            }
+        }
+        look
+    }
+
+    /// Whether the place was used in the round of `spot`, and may be available in the next. Only for a place
+    /// that begins a publication: of others the driver alone writes the flags.
+    fn was_used(&self, spot: Spot) -> bool {
+        let flags = u16::from_le(self.flags(spot.index).load(Ordering::Acquire));
+        (flags & USED != 0) == spot.wrap
+    }
+
+    /// Whether the place is used in the round of `spot`.
+    fn is_used(&self, spot: Spot) -> bool {
+        let flags = u16::from_le(self.flags(spot.index).load(Ordering::Acquire));
+        (flags & USED != 0) == spot.wrap && (flags & AVAIL != 0) == spot.wrap
     }
 
     /// A count of slots that leads to `spot`: they run through two rounds of the ring, the first with
@@ -211,6 +328,66 @@ impl Packed {
         self.written | if spot.wrap { AVAIL | USED } else { 0 }
     }
 
+    /// Length, id and flags of a used descriptor.
+    #[inline]
+    fn used_tail(&self, spot: Spot, used: Used) -> u64 {
+        let flags = self.used_flags(spot);
+        (u64::from(used.written) | u64::from(used.id) << 32 | u64::from(flags) << 48).to_le()
+    }
+
+    /// How many slots it is from one spot to another, at most a round.
+    fn distance(&self, from: Spot, to: Spot) -> u16 {
+        if from.wrap == to.wrap {
+            to.index.saturating_sub(from.index)
+        } else {
+            (self.size - from.index + to.index).min(self.size)
+        }
+    }
+
+    /// Writes the elements that were noted from `from` to `to`, the first last: when the guest sees it, it sees
+    /// all of them.
+    #[inline]
+    fn show(&self, from: Spot, to: Spot) {
+        let mut left = self.distance(from, to);
+        // The file of positions is ours, but this must end whatever becomes of it.
+        let noted = |spot: Spot, left| {
+            let used = self.position.noted(spot.index);
+            (self.used_tail(spot, used), used.slots.clamp(1, left))
+        };
+        let (first, mut slots) = noted(from, left.max(1));
+        let mut spot = from;
+        loop {
+            left = left.saturating_sub(slots);
+            if left == 0 {
+                break;
+            }
+            spot = self.advance(spot, slots);
+            let tail;
+            (tail, slots) = noted(spot, left);
+            self.tail(spot.index).store(tail, Ordering::Relaxed);
+        }
+        // Release: payload and the other elements become visible before this does.
+        self.tail(from.index).store(first, Ordering::Release);
+        if self.desc_marks.on() {
+            self.mark(from, to);
+        }
+    }
+
+    /// Marks what `show` has written.
+    fn mark(&self, from: Spot, to: Spot) {
+        let mark = |from: u16, to: u16| {
+            let (from, to) = (u64::from(from), u64::from(to));
+            let size = DESCRIPTOR as u64;
+            self.desc_marks.mark(size * from, size * (to - from));
+        };
+        if from.wrap == to.wrap {
+            mark(from.index, to.index);
+        } else {
+            mark(from.index, self.size);
+            mark(0, to.index);
+        }
+    }
+
     fn set_events(&self, at: Spot, flags: u16) {
         let value = u32::from(at.to_bits()) | u32::from(flags) << 16;
         self.events(self.device)
@@ -245,7 +422,7 @@ impl Format for Packed {
     }
 
     #[inline]
-    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)> {
+    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)> {
         let d = self.first(cursor.spot)?;
         let used = Used {
             id: d.extra,
@@ -280,45 +457,16 @@ impl Format for Packed {
     #[inline]
     fn fill(&self, at: Spot, chains: impl Iterator<Item = Used>) {
         let mut spot = at;
-        for (i, chain) in chains.enumerate() {
-            let [l0, l1, l2, l3] = chain.written.to_le_bytes();
-            let [i0, i1] = chain.id.to_le_bytes();
-            if i == 0 {
-                // The flags of the first come last of all, see `publish`.
-                // SAFETY: within the ring, see `at`. The place belongs to a chain that was walked, and
-                // the guest does not look there before its flags say so.
-                unsafe {
-                    let place = self.at(spot.index, 8).cast::<[u8; 6]>();
-                    place.write([l0, l1, l2, l3, i0, i1]);
-                }
-            } else {
-                let [f0, f1] = self.used_flags(spot).to_le_bytes();
-                // The guest gets here only after the first, whose Release orders this too.
-                let tail = u64::from_ne_bytes([l0, l1, l2, l3, i0, i1, f0, f1]);
-                self.tail(spot.index).store(tail, Ordering::Relaxed);
-            }
+        for chain in chains {
+            self.position.note(spot.index, chain);
             spot = self.advance(spot, chain.slots);
         }
     }
 
     #[inline]
     fn publish(&self, from: Spot, to: Spot) {
-        // Release: payload and the other elements become visible before these flags do.
-        self.flags(from.index)
-            .store(self.used_flags(from).to_le(), Ordering::Release);
-        if self.desc_marks.on() {
-            let mark = |from: u16, to: u16| {
-                let (from, to) = (u64::from(from), u64::from(to));
-                let size = DESCRIPTOR as u64;
-                self.desc_marks.mark(size * from, size * (to - from));
-            };
-            if from.wrap == to.wrap {
-                mark(from.index, to.index);
-            } else {
-                mark(from.index, self.size);
-                mark(0, to.index);
-            }
-        }
+        self.position.move_to(from, to);
+        self.show(from, to);
     }
 
     fn wants_call(&self, signalled: u64, published: u64) -> bool {
@@ -352,4 +500,34 @@ impl Format for Packed {
 
 fn is_available(flags: u16, wrap: bool) -> bool {
     (flags & AVAIL != 0) == wrap && (flags & USED != 0) != wrap
+}
+
+/// Where a front end says that a ring stands: at its used position, if it says that. DPDK, as either end, speaks of
+/// the available position alone. All of our own are equal, as nothing is on the way when a ring stops.
+fn said(base: u32) -> Spot {
+    match (base >> 16) as u16 {
+        0 => Spot::from_bits(base as u16),
+        used => Spot::from_bits(used),
+    }
+}
+
+fn identity(config: &RingConfig, memory: &GuestMemory) -> Identity {
+    let features = &config.features;
+    let bits = [
+        features.indirect,
+        features.event_idx,
+        features.in_order,
+        features.mergeable,
+        features.header_len == MAX_HEADER,
+    ];
+    let shape = bits
+        .iter()
+        .fold(0, |shape, &bit| shape << 1 | u64::from(bit));
+    let (file, offset) = memory.origin(config.desc).unwrap_or_default();
+    Identity {
+        device: file.device,
+        inode: file.inode,
+        offset,
+        shape: shape << 16 | u64::from(config.size),
+    }
 }

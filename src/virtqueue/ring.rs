@@ -15,6 +15,7 @@ use super::error::{Part, RingError};
 use super::format::{Format, Spot, Used};
 use super::memory::GuestMemory;
 use super::packed::Packed;
+use super::positions::RingPosition;
 use super::split::Split;
 use crate::sys::eventfd;
 
@@ -59,6 +60,8 @@ pub struct RingConfig {
     pub features: RingFeatures,
     /// How to call the guest; `None` for a guest that polls.
     pub call: Option<Arc<EventFd>>,
+    /// Where a packed ring's position is kept; `None` for one that is forgotten with the ring.
+    pub position: Option<RingPosition>,
 }
 
 /// Where a ring goes on.
@@ -70,14 +73,22 @@ pub enum ResumeAt {
     /// the used index comes from guest memory. Packed: the available position in the lower half, the
     /// used position in the upper half, each with its wrap counter in its highest bit.
     Base(u32),
+    /// Packed rings: where the front end says, unless the position that is kept knows better, see
+    /// [`RingError::PositionLost`].
+    Said(u32),
 }
 
 impl ResumeAt {
-    /// Where a ring starts that nobody has used yet, of either format: a split ring's used index is 0
-    /// then, a packed ring starts at index 0 with both wrap counters set.
+    /// Where a ring starts that nobody has used yet, see [`fresh_base`].
     pub fn fresh(packed: bool) -> ResumeAt {
-        ResumeAt::Base(if packed { 0x8000_8000 } else { 0 })
+        ResumeAt::Base(fresh_base(packed))
     }
+}
+
+/// The vring base of a ring that nobody has used yet: a split ring's index is 0 then, a packed ring starts at index 0
+/// with both wrap counters set.
+pub fn fresh_base(packed: bool) -> u32 {
+    if packed { 0x8000_8000 } else { 0 }
 }
 
 /// One part of a ring and what it must satisfy.
@@ -249,6 +260,9 @@ impl Window {
             }
         }
         let mut window = Window::new(config, memory, log, self.writes)?;
+        if let (Layout::Packed(new), Layout::Packed(old)) = (&mut window.layout, &self.layout) {
+            new.succeed(old);
+        }
         window.generation = self.generation + 1;
         Ok(window)
     }
@@ -271,7 +285,7 @@ impl Window {
                 let used = split.used_idx();
                 let next = match at {
                     ResumeAt::UsedIndex => used,
-                    ResumeAt::Base(base) => {
+                    ResumeAt::Base(base) | ResumeAt::Said(base) => {
                         u16::try_from(base).map_err(|_| wrong("split", base))?
                     }
                 };
@@ -285,7 +299,14 @@ impl Window {
                 if next.index >= self.size || used.index >= self.size {
                     return Err(wrong("packed", base));
                 }
+                packed.begin(base, used);
                 Ok((next, used, packed.count(used)))
+            }
+            (Layout::Packed(packed), ResumeAt::Said(base)) => {
+                let spot = packed.resume(base)?;
+                let spot = spot.ok_or_else(|| wrong("packed", base))?;
+                packed.begin(base, spot);
+                Ok((spot, spot, packed.count(spot)))
             }
         }
     }

@@ -25,6 +25,8 @@ use super::ledger::{Ledger, Range};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
+use super::sum;
+use crate::frame::checksum::Sum;
 
 /// What a call of [`RxRing::reserve`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +231,12 @@ impl RxRing {
     #[inline]
     pub fn copy(&self, dst: &[Segment<'_>], frame: &Gather<'_>) -> usize {
         copy::copy(dst, frame, self.window.log.as_deref())
+    }
+
+    /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`
+    /// bytes, and marks it in the dirty log; the sum of it.
+    pub fn copy_summed(&self, dst: &[Segment<'_>], at: usize, frame: &Gather<'_>) -> Sum {
+        sum::copy_summed(dst, at, frame, self.window.log.as_deref())
     }
 
     /// Reads a frame from an uplink into the segments of one grant, but for its first bytes, and marks

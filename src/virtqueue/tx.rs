@@ -306,6 +306,12 @@ impl<'m> TxGuard<'m> {
         self.state.done |= chains & peeked.map_or(u64::MAX, |end| end - 1);
     }
 
+    /// The chains of the last peek that are finished and not given back yet, one bit each.
+    #[inline]
+    pub fn finished(&self) -> u64 {
+        self.state.done
+    }
+
     /// Gives the finished chains at the front back to the guest; returns how many. The indices of
     /// those behind them move down by as many.
     #[inline]

@@ -210,12 +210,12 @@ fn fill_ring(
     outcome: &mut impl Outcome,
 ) {
     while !order.is_empty() {
-        let sent = out.send(order, burst, outcome);
+        let sent = out.send(order, burst, mender, outcome);
         order = &order[sent..];
         let [first, behind @ ..] = order else {
             break;
         };
-        // The next one cannot go as it is.
+        // The next one has to be cut.
         order = behind;
         let job = &burst.jobs[*first as usize];
         let frame = &burst.frames[job.frame];
@@ -224,10 +224,9 @@ fn fill_ring(
             out.refuse(job, frame, waits, outcome);
             continue;
         }
-        let accepts = out.accepts();
-        let repair = frame.repair(accepts);
-        match mender.mend(repair, frame, job.action, burst.payload, accepts) {
-            Ok(mended) => out.send_mended(&mended, (job, frame, waits), outcome),
+        let repair = (Repair::Segment, out.accepts());
+        match mender.begin(repair, frame, job.action, burst.payload) {
+            Ok(mut mending) => out.send_mended(&mut mending, (job, frame, waits), outcome),
             Err(reason) => outcome.dropped(job.account(), reason),
         }
     }
@@ -250,8 +249,9 @@ fn fill_link(
             out.send(job, frame, burst.payload, outcome);
             continue;
         }
-        match mender.mend(repair, frame, job.action, burst.payload, out.accepts) {
-            Ok(mended) => out.send_mended(&mended, (job, frame), outcome),
+        let repair = (repair, out.accepts);
+        match mender.begin(repair, frame, job.action, burst.payload) {
+            Ok(mut mending) => out.send_mended(&mut mending, (job, frame), outcome),
             Err(reason) => outcome.dropped(job.account(), reason),
         }
     }

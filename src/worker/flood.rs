@@ -4,6 +4,7 @@
 //! from everybody else. Meanwhile its chain stays unused, and the copies that are left stand here.
 
 use super::frame::Frames;
+use super::patience::Budget;
 use super::route::Job;
 
 use super::ingress::BURST;
@@ -16,6 +17,8 @@ pub struct Progress {
     /// How many of the frames that repair makes of a frame are sent, for each chain from the oldest
     /// that is not used.
     pub sent: [u16; BURST],
+    /// How long it may still wait for receivers.
+    pub budget: Budget,
 }
 
 impl Progress {
@@ -37,7 +40,7 @@ pub struct Flood {
     pub jobs: Vec<Job>,
     /// The frame's VLAN in its sender's relay.
     pub vid: u16,
-    /// The number of the snapshot that they were decided in.
+    /// The epoch of the snapshot that they were decided in.
     pub snapshot: u64,
     /// How many of them are made.
     pub made: usize,

@@ -52,7 +52,7 @@ pub struct Path {
 pub struct Moment {
     /// The worker.
     pub worker: usize,
-    /// The number of the snapshot.
+    /// The epoch of the snapshot.
     pub snapshot: u64,
     /// For the FDB: seconds since the daemon started.
     pub now_s: u32,
@@ -81,9 +81,13 @@ impl Path {
         let Some(mut guard) = queue.ring.try_lock() else {
             return Turn::Busy;
         };
-        let mut under_way = lock(&queue.progress.0);
+        let mut under_way = lock(&queue.progress.under_way);
         let origin = origin_of(snapshot, port);
-        let Progress { flood, sent } = &mut *under_way;
+        let Progress {
+            flood,
+            sent,
+            budget,
+        } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
             // A guest that has filled its ring says nothing more before the call that is owed to it.
@@ -124,11 +128,12 @@ impl Path {
             }
         }
         let at_flood = tally.flooded;
+        let may_wait = budget.may_wait(at.patience);
         let burst = Burst {
             frames: &self.routes.frames,
             jobs: &self.routes.jobs,
             payload: Payload::Chains(&batch),
-            sole: tally.sole,
+            sole: if may_wait { tally.sole } else { 0 },
         };
         self.egress.deliver(here, burst, at.patience, &mut tally);
         finished &= !(tally.waiting | at_flood);
@@ -136,6 +141,7 @@ impl Path {
         let waiting = tally.waiting;
         self.routes.count(here, |chain| waiting >> chain & 1 == 0);
         guard.finish_set(finished);
+        budget.note(taken, waiting, guard.finished());
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
             continue_flood(&mut self.egress, flood, &mut guard, &batch, &mut tally, at);
         }

@@ -3,7 +3,7 @@
 use super::count::{Counts, Sum};
 use super::egress::Outcome;
 use super::frame::{Frame, MAX_HEAD};
-use super::mend::Mended;
+use super::mend::Mending;
 use super::payload::Payload;
 use super::route::Job;
 use crate::frame::ethernet::TAG_LEN;
@@ -11,7 +11,7 @@ use crate::frame::offloads::Offloads;
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
 use crate::uplink::{self, LinkQueue};
-use crate::virtqueue::Gather;
+use crate::virtqueue::{self, Gather};
 
 /// One queue of a device during one burst.
 pub struct LinkOut<'a> {
@@ -48,23 +48,27 @@ impl LinkOut<'_> {
         }
     }
 
-    /// Sends what repair has made of `frame`.
+    /// Sends the frames that repair makes of `frame`.
     pub fn send_mended(
         &self,
-        mended: &Mended<'_>,
+        mending: &mut Mending<'_>,
         (job, frame): (&Job, &Frame),
         outcome: &mut impl Outcome,
     ) {
-        let header = header(mended.header);
-        for head in mended.frames() {
-            let whole = Gather {
-                header: &header,
-                head,
-                rest: &[],
-                rest_skip: 0,
-                rest_len: 0,
-            };
-            if let Err(reason) = self.write(&whole, head.len(), (job, frame)) {
+        let header = header(mending.header());
+        for index in 0..mending.frames() {
+            let sent = mending
+                .make(index, |_, rest| virtqueue::sum(rest))
+                .and_then(|made| {
+                    let len = made.head.len() + made.rest.rest_len;
+                    let whole = Gather {
+                        header: &header,
+                        head: made.head,
+                        ..made.rest
+                    };
+                    self.write(&whole, len, (job, frame))
+                });
+            if let Err(reason) = sent {
                 outcome.dropped(job.account(), reason);
                 return;
             }

@@ -5,15 +5,20 @@
 //! [`quiescence`].
 
 mod count;
+mod duty;
 mod egress;
 mod flood;
 mod frame;
+mod handover;
 mod ingress;
 mod link_in;
 mod link_out;
 pub mod load;
+mod manual;
 mod mend;
+mod patience;
 mod payload;
+mod queues;
 pub mod quiescence;
 mod ring_out;
 mod route;
@@ -21,6 +26,10 @@ mod snapshot;
 mod source;
 mod straight;
 mod sync;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod watchdog;
 
@@ -31,16 +40,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crossbeam_utils::CachePadded;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::sys::cpu;
 use crate::sys::interrupt::Interruptible;
 use crate::virtqueue::{GuestMemory, RingError};
+pub use duty::{Busy, Duty};
+pub use manual::Manual;
 use quiescence::Quiescence;
 pub use snapshot::{
-    Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
+    Assignment, Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
 };
-use watchdog::{Rounds, Watchdog};
+use watchdog::{Watch, Watchdog};
 
 /// What a worker does when a queue has nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +120,8 @@ pub enum Event {
         /// The port.
         port: PortId,
     },
+    /// A worker has woken, after all of them had slept for a while.
+    Awake,
 }
 
 /// What the workers and the daemon have in common.
@@ -118,10 +132,44 @@ struct Shared {
     settings: Settings,
     events: Box<dyn Fn(Event) + Send + Sync>,
     started: Instant,
-    rounds: Rounds,
+    watch: Watch,
+    /// How long each worker was busy.
+    busy: Box<[CachePadded<Busy>]>,
     /// Frames that worker 0 sends in the name of a port, one in each of its rounds.
     injected: Mutex<VecDeque<(PortId, Vec<u8>)>>,
     has_injected: AtomicBool,
+}
+
+impl Shared {
+    fn new(
+        settings: Settings,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let count = settings.workers.max(1);
+        let wake = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self {
+            quiescence: Quiescence::new(Snapshot::default(), count),
+            wake,
+            stop: AtomicBool::new(false),
+            settings,
+            events: Box::new(events),
+            started: Instant::now(),
+            watch: Watch::new(count),
+            busy: (0..count).map(|_| CachePadded::default()).collect(),
+            injected: Mutex::default(),
+            has_injected: AtomicBool::new(false),
+        }))
+    }
+
+    /// Makes every worker look for what has changed.
+    fn wake_all(&self) {
+        for wake in &self.wake {
+            // Only a counter that is already full can refuse, and that wakes as well.
+            let _ = wake.write(1);
+        }
+    }
 }
 
 /// A panic while such a lock was held cannot have left its value half written.
@@ -158,21 +206,8 @@ impl Pool {
         settings: Settings,
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let count = settings.workers.max(1);
-        let wake = (0..count)
-            .map(|_| EventFd::new(EFD_NONBLOCK))
-            .collect::<Result<_, _>>()?;
-        let shared = Arc::new(Shared {
-            quiescence: Quiescence::new(Snapshot::default(), count),
-            wake,
-            stop: AtomicBool::new(false),
-            settings,
-            events: Box::new(events),
-            started: Instant::now(),
-            rounds: Rounds::new(count),
-            injected: Mutex::default(),
-            has_injected: AtomicBool::new(false),
-        });
+        let shared = Shared::new(settings, events)?;
+        let count = shared.wake.len();
         let mut pool = Self {
             shared,
             threads: vec![],
@@ -213,7 +248,7 @@ impl Pool {
     /// Makes `snapshot` what workers see, and returns its number for [`Barrier::wait`].
     pub fn publish(&self, snapshot: Snapshot) -> u64 {
         let number = self.shared.quiescence.publish(snapshot);
-        self.wake_all();
+        self.shared.wake_all();
         number
     }
 
@@ -221,7 +256,7 @@ impl Pool {
     pub fn inject(&self, port: PortId, frames: impl IntoIterator<Item = Vec<u8>>) {
         lock(&self.shared.injected).extend(frames.into_iter().map(|frame| (port, frame)));
         self.shared.has_injected.store(true, Ordering::Release);
-        self.wake_all();
+        self.shared.wake_all();
     }
 
     /// How many frames given to [`Pool::inject`] are still to be sent.
@@ -239,23 +274,26 @@ impl Pool {
         self.shared.started.elapsed().as_secs() as u32
     }
 
+    /// Whether all workers have slept for a while and still do; [`Event::Awake`] will tell of the end.
+    pub fn is_idle(&self) -> bool {
+        self.shared.watch.is_dozing()
+    }
+
+    /// Nanoseconds that each worker has spent on frames, as far as they were measured.
+    pub fn busy_ns(&self) -> impl Iterator<Item = u64> {
+        self.shared.busy.iter().map(|busy| busy.ns())
+    }
+
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.threads.len()
-    }
-
-    fn wake_all(&self) {
-        for wake in &self.shared.wake {
-            // Only a counter that is already full can refuse, and that wakes as well.
-            let _ = wake.write(1);
-        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.wake_all();
+        self.shared.wake_all();
         for thread in self.threads.drain(..) {
             // A panic of a worker has been reported on standard error.
             let _ = thread.join();

@@ -1,5 +1,7 @@
 //! Where the payloads of a burst lie.
 
+use std::ops::Range;
+
 use super::frame::Frame;
 use crate::virtqueue::{self, Gather, Segment, TxBatch};
 
@@ -13,11 +15,22 @@ pub enum Payload<'b, 'm> {
 }
 
 impl<'b, 'm> Payload<'b, 'm> {
-    /// Appends what is behind the head of `frame` to `whole`.
-    pub fn append(&self, frame: &Frame, whole: &mut Vec<u8>) {
+    /// Appends the `len` bytes that are behind the head of `frame` to `whole`.
+    pub fn append(&self, frame: &Frame, len: usize, whole: &mut Vec<u8>) {
         let at = whole.len();
-        whole.resize(at + frame.rest_len(), 0);
+        whole.resize(at + len, 0);
         virtqueue::read(self.segments(frame), frame.rest_at, &mut whole[at..]);
+    }
+
+    /// The bytes `range` of `frame`, all of them behind its head, where they lie.
+    pub fn part(&self, frame: &Frame, range: Range<usize>) -> Gather<'b> {
+        Gather {
+            header: &[],
+            head: &[],
+            rest: self.segments(frame),
+            rest_skip: frame.rest_at + range.start - frame.head().len(),
+            rest_len: range.len(),
+        }
     }
 
     /// `frame` with `header` and `head` before its rest, which is handed on where it lies.

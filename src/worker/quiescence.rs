@@ -7,7 +7,8 @@
 //! nothing, and takes the newest snapshot before it does anything else.
 //!
 //! Each worker has a number that only it writes: the snapshot it uses, or [`OFFLINE`]. Publisher and
-//! worker each write one variable and then read the other's, so both sides need a full fence.
+//! worker each write one variable and then read the other's, so both sides need a full fence. So do a
+//! worker that passes and somebody who waits for it: while nobody waits, passing makes no system call.
 //!
 //! The synchronisation types come from `super::sync`, so that `tests/model_quiescence.rs` can run this
 //! very file under a model checker.
@@ -25,9 +26,12 @@ const OFFLINE: u64 = u64::MAX;
 
 /// The current value of `T`, and what each worker uses of it.
 pub struct Quiescence<T> {
-    newest: AtomicU64,
+    /// Read by every worker in every turn, so it stands where nobody writes anything else.
+    newest: CachePadded<AtomicU64>,
     current: Mutex<(u64, Arc<T>)>,
     used: Box<[CachePadded<AtomicU64>]>,
+    /// How many wait for workers.
+    waiting: AtomicU64,
     passed: Condvar,
     passing: Mutex<()>,
 }
@@ -36,11 +40,12 @@ impl<T> Quiescence<T> {
     /// Starts with `first` as snapshot 0 and all `workers` asleep.
     pub fn new(first: T, workers: usize) -> Self {
         Self {
-            newest: AtomicU64::new(0),
+            newest: CachePadded::new(AtomicU64::new(0)),
             current: Mutex::new((0, Arc::new(first))),
             used: (0..workers)
                 .map(|_| CachePadded::new(AtomicU64::new(OFFLINE)))
                 .collect(),
+            waiting: AtomicU64::new(0),
             passed: Condvar::new(),
             passing: Mutex::new(()),
         }
@@ -92,6 +97,7 @@ impl<T> Quiescence<T> {
 
     /// Returns once no worker uses a snapshot older than number `at_least`.
     pub fn wait(&self, at_least: u64) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let mut guard = lock(&self.passing);
         while self
@@ -104,9 +110,16 @@ impl<T> Quiescence<T> {
                 Err(poisoned) => poisoned.into_inner(),
             };
         }
+        drop(guard);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// A worker has written its number: tells those who wait.
     fn notify(&self) {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         drop(lock(&self.passing));
         self.passed.notify_all();
     }

@@ -6,15 +6,16 @@ use super::Fault;
 use super::count::{Counts, Sum};
 use super::egress::{Burst, Outcome, Patience};
 use super::frame::{Frame, MAX_HEAD};
-use super::mend::Mended;
+use super::mend::{Mender, Mending};
 use super::payload::Payload;
 use super::route::Job;
 use super::snapshot::{PortId, PortRings};
 use crate::frame::ethernet::TAG_LEN;
 use crate::frame::mac::Mac;
 use crate::frame::offloads::{Offloads, Repair};
+use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
-use crate::virtqueue::{Gather, Grant, RxBatch, RxRing};
+use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing};
 
 /// Frames given to a ring at once.
 const RUN: usize = 64;
@@ -57,12 +58,13 @@ impl<'a> RingOut<'a> {
         self.rings.accepts
     }
 
-    /// Copies the frames of the jobs in `order`, up to the first that needs repair; how many.
+    /// Copies the frames of the jobs in `order`, up to the first that has to be cut; how many.
     #[inline]
     pub fn send(
         &mut self,
         order: &[u32],
         burst: Burst<'_, '_>,
+        mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) -> usize {
         let mut done = 0;
@@ -71,7 +73,7 @@ impl<'a> RingOut<'a> {
             for index in order[done..].iter().take(RUN) {
                 let job = &burst.jobs[*index as usize];
                 let frame = &burst.frames[job.frame];
-                if frame.repair(self.rings.accepts) != Repair::None {
+                if frame.repair(self.rings.accepts) == Repair::Segment {
                     break;
                 }
                 let mut len = frame.len;
@@ -85,7 +87,7 @@ impl<'a> RingOut<'a> {
             }
             let run = &order[done..done + wants.len()];
             done += wants.len();
-            self.send_run(run, &wants, burst, outcome);
+            self.send_run((run, &wants), burst, mender, outcome);
         }
     }
 
@@ -93,9 +95,9 @@ impl<'a> RingOut<'a> {
     #[inline]
     fn send_run(
         &mut self,
-        run: &[u32],
-        wants: &[u32],
+        (run, wants): (&[u32], &[u32]),
         burst: Burst<'_, '_>,
+        mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) {
         let mut sent = 0;
@@ -103,13 +105,7 @@ impl<'a> RingOut<'a> {
         while !self.closed && sent < run.len() {
             match self.ring.reserve(&wants[sent..], &mut reserved) {
                 Ok(reservation) => {
-                    for (grant, index) in reserved.grants().zip(&run[sent..]) {
-                        let job = &burst.jobs[*index as usize];
-                        let frame = &burst.frames[job.frame];
-                        if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
-                            outcome.dropped(job.account(), reason);
-                        }
-                    }
+                    self.copy_all((&reserved, &run[sent..]), burst, mender, outcome);
                     self.count();
                     self.ring.complete(&mut reserved);
                     sent += reservation.granted;
@@ -125,6 +121,44 @@ impl<'a> RingOut<'a> {
             let job = &burst.jobs[*index as usize];
             let frame = &burst.frames[job.frame];
             self.refuse(job, frame, burst.waits(frame), outcome);
+        }
+    }
+
+    /// Copies the frames of the jobs in `run` into what was reserved for them.
+    #[inline]
+    fn copy_all(
+        &mut self,
+        (reserved, run): (&RxBatch<'_>, &[u32]),
+        burst: Burst<'_, '_>,
+        mender: &mut Mender,
+        outcome: &mut impl Outcome,
+    ) {
+        let of = |index: &u32| {
+            let job = &burst.jobs[*index as usize];
+            (job, &burst.frames[job.frame])
+        };
+        let mut grants = reserved.grants().zip(run.iter().map(of)).peekable();
+        while let Some((grant, (job, frame))) = grants.next() {
+            if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek()
+                && next.rest_len() != 0
+            {
+                let rest = burst.payload.gather(next, &[], next.head());
+                virtqueue::prefetch(&rest, segments);
+            }
+            let done = match frame.repair(self.rings.accepts) {
+                Repair::None => self.copy(&grant, job, frame, burst.payload),
+                repair => mender
+                    .begin(
+                        (repair, self.rings.accepts),
+                        frame,
+                        job.action,
+                        burst.payload,
+                    )
+                    .and_then(|mut mending| self.copy_mended(&grant, job, &mut mending, 0)),
+            };
+            if let Err(reason) = done {
+                outcome.dropped(job.account(), reason);
+            }
         }
     }
 
@@ -190,20 +224,53 @@ impl<'a> RingOut<'a> {
         }
     }
 
-    /// Sends what repair has made of `frame`, from where the last turn left off. What finds no room
+    /// Makes frame number `index` of those that repair makes of one, in its buffers.
+    fn copy_mended(
+        &mut self,
+        grant: &Grant<'_, '_>,
+        job: &Job,
+        mending: &mut Mending<'_>,
+        index: usize,
+    ) -> Result<(), DropReason> {
+        let Grant::Buffers { buffers, segments } = grant else {
+            return Err(DropReason::RxChain);
+        };
+        let header_len = self.rings.header_len;
+        let header = VnetHeader {
+            num_buffers: *buffers,
+            ..mending.header()
+        };
+        let dst = mending.dst();
+        let ring = self.ring;
+        let made = mending.make(index, |at, rest| {
+            ring.copy_summed(segments, header_len + at, rest)
+        })?;
+        let len = made.head.len() + made.rest.rest_len;
+        let whole = Gather {
+            header: &header.encode()[..header_len],
+            head: made.head,
+            rest_len: 0,
+            ..made.rest
+        };
+        ring.copy(segments, &whole);
+        self.note(job.vid, dst, len);
+        Ok(())
+    }
+
+    /// Sends the frames that repair makes of `frame`, from where the last turn left off. What finds no room
     /// waits, if it may, and the frame goes on with it in its next turn.
     pub fn send_mended(
         &mut self,
-        mended: &Mended<'_>,
+        mending: &mut Mending<'_>,
         (job, frame, waits): (&Job, &Frame, bool),
         outcome: &mut impl Outcome,
     ) {
-        let header_len = self.rings.header_len;
+        let count = mending.frames();
         let mut sent = if waits { outcome.sent(frame.chain) } else { 0 };
-        let mut frames = mended.frames().skip(sent);
-        while sent < mended.lengths.len() {
-            let now = &mended.lengths[sent..mended.lengths.len().min(sent + RUN)];
-            let wants: ArrayVec<u32, RUN> = now.iter().map(|len| len + header_len as u32).collect();
+        while sent < count {
+            let wants: ArrayVec<u32, RUN> = (sent..count.min(sent + RUN))
+                .map(|index| (self.rings.header_len + mending.len_of(index)) as u32)
+                .collect();
             let mut reserved = RxBatch::new();
             let reservation = match self.ring.reserve(&wants, &mut reserved) {
                 Ok(reservation) => reservation,
@@ -213,23 +280,10 @@ impl<'a> RingOut<'a> {
                     return;
                 }
             };
-            for (grant, head) in reserved.grants().zip(&mut frames) {
-                let Grant::Buffers { buffers, segments } = grant else {
-                    outcome.dropped(job.account(), DropReason::RxChain);
-                    continue;
-                };
-                let mut vnet = mended.header;
-                vnet.num_buffers = buffers;
-                let header = vnet.encode();
-                let whole = Gather {
-                    header: &header[..header_len],
-                    head,
-                    rest: &[],
-                    rest_skip: 0,
-                    rest_len: 0,
-                };
-                self.ring.copy(segments, &whole);
-                self.note(job.vid, frame.header.dst, head.len());
+            for (grant, index) in reserved.grants().zip(sent..) {
+                if let Err(reason) = self.copy_mended(&grant, job, mending, index) {
+                    outcome.dropped(job.account(), reason);
+                }
             }
             self.count();
             self.ring.complete(&mut reserved);

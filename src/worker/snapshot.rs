@@ -1,10 +1,13 @@
 //! What workers see of the world: immutable, replaced as a whole.
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use crossbeam_utils::CachePadded;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::duty::Duty;
 use super::flood::Progress;
 use super::load::LoadPort;
 use crate::frame::offloads::Offloads;
@@ -27,6 +30,9 @@ impl PortId {
 /// Everything a worker needs, apart from the FDB, queue positions and counters.
 #[derive(Debug, Default)]
 pub struct Snapshot {
+    /// The same in snapshots that differ in nothing but the workers of queues: what was decided in one of them
+    /// holds in the others.
+    pub epoch: u64,
     /// By [`PortId`]; `None` where a port was removed.
     pub ports: Vec<Option<Arc<Port>>>,
     /// By index; `None` where a relay was removed.
@@ -79,10 +85,27 @@ pub struct Port {
     pub slot: Slot,
     /// One block of counters for each worker.
     pub counters: Arc<[PortCounters]>,
-    /// The worker that serves each TX queue, by the number of the queue pair.
-    pub workers: Vec<usize>,
+    /// Who is to serve each TX queue, by the number of the queue pair.
+    pub queues: Vec<Assignment>,
     /// What is behind the port.
     pub attachment: Attachment,
+}
+
+/// The worker that is to serve a queue.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Its number.
+    pub worker: usize,
+    /// What stays when the queue moves to another.
+    pub duty: Arc<Duty>,
+}
+
+impl Assignment {
+    /// A queue that nobody has served yet, for worker `worker`.
+    pub fn new(worker: usize) -> Self {
+        let duty = Arc::new(Duty::new());
+        Self { worker, duty }
+    }
 }
 
 /// What is behind a port.
@@ -196,7 +219,11 @@ impl TxQueue {
 /// What a queue has begun and not ended. It belongs to the queue for as long as its
 /// ring runs, whatever else about the queue changes.
 #[derive(Default)]
-pub struct QueueProgress(pub(super) Mutex<Progress>);
+pub struct QueueProgress {
+    pub(super) under_way: CachePadded<Mutex<Progress>>,
+    /// There was something in the ring once.
+    pub(super) found: AtomicBool,
+}
 
 impl fmt::Debug for QueueProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::load::LoadPort;
+use super::snapshot::{QueueProgress, TxQueue};
 use crate::sys::eventfd;
 use crate::uplink::{Link, LinkQueue};
 use crate::virtqueue::TxRing;
@@ -18,6 +20,8 @@ pub enum Source {
         ring: Arc<TxRing>,
         /// What the guest kicks.
         kick: Option<Arc<EventFd>>,
+        /// What stays with the ring from worker to worker.
+        progress: Arc<QueueProgress>,
     },
     /// A queue of a device of the host.
     Link(Arc<Link>),
@@ -26,6 +30,30 @@ pub enum Source {
 }
 
 impl Source {
+    /// A ring that a guest sends to.
+    pub fn ring(queue: &TxQueue) -> Self {
+        Self::Ring {
+            ring: Arc::clone(&queue.ring),
+            kick: queue.kick.clone(),
+            progress: Arc::clone(&queue.progress),
+        }
+    }
+
+    /// Whether there was ever anything in the ring, be it another worker that found it.
+    pub fn was_found(&self) -> bool {
+        match self {
+            Self::Ring { progress, .. } => progress.found.load(Ordering::Relaxed),
+            Self::Link(_) | Self::Load(_) => true,
+        }
+    }
+
+    /// Notes that there was something in the ring.
+    pub fn note_found(&self) {
+        if let Self::Ring { progress, .. } = self {
+            progress.found.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The descriptor that becomes readable when there is something to do.
     pub fn event(&self, index: usize) -> Option<RawFd> {
         match self {
@@ -69,6 +97,24 @@ impl Source {
     /// Whether nobody announces its work.
     pub fn is_kickless(&self) -> bool {
         matches!(self, Self::Ring { kick: None, .. })
+    }
+
+    /// Spares the other end the announcements: the queue is looked at anyway.
+    pub fn disable_announcements(&self, index: usize) {
+        match self {
+            Self::Ring { ring, .. } => {
+                if let Some(mut ring) = ring.try_lock() {
+                    ring.disable_kicks();
+                }
+            }
+            Self::Link(link) => {
+                if let Some(queue) = link.queues().get(index) {
+                    queue.disable_calls();
+                }
+            }
+            // Orders are rare.
+            Self::Load(_) => {}
+        }
     }
 
     /// Lets the other end announce its frames again; whether it has sent something meanwhile.

@@ -6,7 +6,6 @@
 //! frame is missed. While the list is empty the worker sleeps; a turn costs what its hot queues
 //! cost, however many cold ones there are.
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,52 +13,26 @@ use std::time::Instant;
 
 use super::egress::Patience;
 use super::ingress::{Moment, Path, Turn};
-use super::snapshot::{Attachment, PortId, Snapshot};
+use super::queues::Queues;
+use super::snapshot::{PortId, Snapshot};
 use super::source::Source;
-use super::straight::Sizes;
 use super::{Event, Fault, Polling, Shared, lock};
 use crate::sys::eventfd;
-use crate::sys::poller::Poller;
 use crate::virtqueue::RingError;
 
 /// How often epoll is asked for newly kicked queues while others are hot.
 const ASK_EVERY_NS: u64 = 20_000;
-/// How often rings that have no kick are looked at while nothing else happens.
-const LOOK_EVERY_MS: i32 = 1;
-/// The token of the descriptor that wakes a sleeping worker.
-const WAKE: u64 = u64::MAX;
+/// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
+/// it tells. The number has no common factor with those by which guests do things.
+const TIMED: u64 = 13;
 
-/// One of the queues that this worker serves.
-struct Local {
-    port: PortId,
-    /// Its place among the transmit rings of the port.
-    index: usize,
-    source: Source,
-    hot: bool,
-    busy_ns: u64,
-    /// It was kicked since it was looked at last.
-    kicked: bool,
-    /// How often it had been kicked when it came here, while nothing was ever found in it. QEMU kicks each ring
-    /// once before it hands it over.
-    hollow: Option<u64>,
-    /// What came from it lately, if it is a device's.
-    sizes: Sizes,
-    /// Still in the newest snapshot.
-    current: bool,
-}
+/// Time since the workers started.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
 
-impl Local {
-    /// Whether the guest has kicked for the first time, and for nothing. A guest whose ring is seen by nobody may
-    /// never kick again, because it waits for an index to be noticed.
-    fn is_hollow(&mut self) -> bool {
-        let Some(before) = self.hollow.filter(|_| std::mem::take(&mut self.kicked)) else {
-            return false;
-        };
-        let told = self.source.kicks() > before;
-        if told {
-            self.hollow = None;
-        }
-        told
+impl Clock {
+    fn now_ns(self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
     }
 }
 
@@ -67,18 +40,14 @@ impl Local {
 pub struct Worker {
     number: usize,
     shared: Arc<Shared>,
-    poller: Poller,
     snapshot: Arc<Snapshot>,
     snapshot_number: u64,
-    locals: Vec<Option<Local>>,
-    places: HashMap<(PortId, u16), usize>,
-    hot: Vec<usize>,
+    queues: Queues,
     path: Path,
-    started: Instant,
+    clock: Clock,
     asked_ns: u64,
-    /// Whether there are rings without a kick, and when they were looked at last.
-    kickless: bool,
-    looked_ns: u64,
+    /// Rounds until one is timed.
+    untimed: u64,
     /// Ports reported as broken since the last snapshot.
     reported: Vec<PortId>,
 }
@@ -86,23 +55,18 @@ pub struct Worker {
 impl Worker {
     /// Prepares worker `number`.
     pub fn new(number: usize, shared: Arc<Shared>) -> std::io::Result<Self> {
-        let poller = Poller::new()?;
-        poller.add(&shared.wake[number], WAKE)?;
-        let started = shared.started;
+        let queues = Queues::new(number, &shared.wake[number])?;
+        let clock = Clock(shared.started);
         Ok(Self {
             number,
             shared,
-            poller,
             snapshot: Arc::default(),
             snapshot_number: 0,
-            locals: vec![],
-            places: HashMap::new(),
-            hot: vec![],
+            queues,
             path: Path::default(),
-            started,
+            clock,
             asked_ns: 0,
-            kickless: false,
-            looked_ns: 0,
+            untimed: 0,
             reported: vec![],
         })
     }
@@ -111,32 +75,43 @@ impl Worker {
     pub fn run(mut self) {
         self.enter();
         while !self.shared.stop.load(Ordering::Acquire) {
-            self.shared.rounds.count(self.number);
-            if self.shared.quiescence.newest() != self.snapshot_number {
-                self.enter();
-            }
-            let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
-            if announces {
-                self.inject();
-            } else if self.hot.is_empty() {
+            if !self.pass() {
                 self.sleep();
-                continue;
             }
-            let now_ns = self.now_ns();
-            if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
-                self.asked_ns = now_ns;
-                self.ask(0);
-                self.look(now_ns);
-            }
-            self.round(now_ns);
         }
         self.shared.quiescence.leave(self.number);
+    }
+
+    /// Gives every hot queue its turn; false if there is nothing to do.
+    pub fn pass(&mut self) -> bool {
+        self.shared.watch.count(self.number);
+        if self.shared.quiescence.newest() != self.snapshot_number {
+            self.enter();
+        }
+        if self.queues.awaits_any() {
+            self.queues.take_awaited(self.clock.now_ns());
+        }
+        let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
+        if announces {
+            self.inject();
+        } else if self.queues.all_cold() {
+            return false;
+        }
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
+            self.asked_ns = now_ns;
+            let kicked = self.queues.kicked(0);
+            self.queues.heat_all(&kicked, now_ns);
+            self.queues.look(now_ns);
+        }
+        self.round(now_ns);
+        true
     }
 
     fn moment(&self, now_ns: u64) -> Moment {
         Moment {
             worker: self.number,
-            snapshot: self.snapshot_number,
+            snapshot: self.snapshot.epoch,
             now_s: (now_ns / 1_000_000_000) as u32,
             patience: Patience {
                 now_ns,
@@ -157,7 +132,7 @@ impl Worker {
             next
         };
         if let Some((port, frame)) = next {
-            let at = self.moment(self.now_ns());
+            let at = self.moment(self.clock.now_ns());
             self.path.inject(&self.snapshot, port, &frame, at);
         }
         self.report_failed();
@@ -166,12 +141,12 @@ impl Worker {
     /// One turn for each hot queue.
     fn round(&mut self, now_ns: u64) {
         let at = self.moment(now_ns);
+        let timed = self.untimed == 0;
+        self.untimed = if timed { TIMED } else { self.untimed } - 1;
+        let clock = self.clock;
+        let mut since = if timed { clock.now_ns() } else { 0 };
         let mut place = 0;
-        while let Some(&token) = self.hot.get(place) {
-            let Some(local) = &mut self.locals[token] else {
-                self.hot.swap_remove(place);
-                continue;
-            };
+        while let Some(local) = self.queues.hot(place) {
             let (snapshot, port, index) = (&self.snapshot, local.port, local.index);
             let turn = match &local.source {
                 Source::Ring { .. } => self.path.turn(snapshot, port, index, at),
@@ -181,10 +156,18 @@ impl Worker {
                 }
                 Source::Load(_) => self.path.load_turn(snapshot, port, at),
             };
+            if timed {
+                let ended = clock.now_ns();
+                if turn == Turn::Busy {
+                    let busy = (ended - since) * TIMED;
+                    local.duty.busy.add(busy);
+                    self.shared.busy[self.number].add(busy);
+                }
+                since = ended;
+            }
             let stays = match turn {
                 Turn::Busy => {
-                    local.busy_ns = now_ns;
-                    local.hollow = None;
+                    local.note_busy(now_ns);
                     true
                 }
                 Turn::Idle => {
@@ -196,7 +179,6 @@ impl Worker {
                         || local.source.has_work(local.index)
                 }
                 Turn::Failed(error) => {
-                    let port = local.port;
                     self.report(port, error);
                     false
                 }
@@ -204,10 +186,7 @@ impl Worker {
             if stays {
                 place += 1;
             } else {
-                if let Some(local) = &mut self.locals[token] {
-                    local.hot = false;
-                }
-                self.hot.swap_remove(place);
+                self.queues.cool(place);
             }
         }
         self.report_failed();
@@ -245,76 +224,17 @@ impl Worker {
         }
     }
 
-    /// Nothing to do: sleeps until a kick, a new snapshot, or the end.
+    /// Nothing to do: sleeps until a kick, a new snapshot, a queue that another worker has left, or the end.
     fn sleep(&mut self) {
         self.shared.quiescence.leave(self.number);
         // A snapshot published before `leave` woke us already; one published from here on will.
-        let timeout = if self.kickless { LOOK_EVERY_MS } else { -1 };
-        self.ask(timeout);
+        let kicked = self.queues.kicked(self.queues.patience_ms());
         self.enter();
-        self.look(self.now_ns());
-    }
-
-    /// Puts rings that nobody kicks on the list, now and then.
-    fn look(&mut self, now_ns: u64) {
-        let due = LOOK_EVERY_MS as u64 * 1_000_000;
-        if !self.kickless || now_ns.saturating_sub(self.looked_ns) < due {
-            return;
-        }
-        self.looked_ns = now_ns;
-        for token in 0..self.locals.len() {
-            if self.locals[token]
-                .as_ref()
-                .is_some_and(|local| local.source.is_kickless())
-            {
-                self.heat(token);
-            }
-        }
-    }
-
-    /// Asks epoll which queues were kicked.
-    fn ask(&mut self, timeout_ms: i32) {
-        let mut kicked = arrayvec::ArrayVec::<u64, 64>::new();
-        if let Err(error) = self.poller.wait(timeout_ms, |token| kicked.push(token)) {
-            log::error!("worker {}: epoll: {error}", self.number);
-        }
-        for token in kicked {
-            if token == WAKE {
-                continue;
-            }
-            if let Some(Some(local)) = self.locals.get_mut(token as usize) {
-                local.kicked = true;
-            }
-            self.heat(token as usize);
-        }
-    }
-
-    /// Puts a queue on the list.
-    fn heat(&mut self, token: usize) {
-        let now_ns = self.now_ns();
-        let Some(Some(local)) = self.locals.get_mut(token) else {
-            return;
-        };
-        if local.hot {
-            return;
-        }
-        local.hot = true;
-        local.busy_ns = now_ns;
-        self.hot.push(token);
-        match &local.source {
-            Source::Ring { ring, .. } => {
-                if let Some(mut ring) = ring.try_lock() {
-                    ring.disable_kicks();
-                }
-            }
-            Source::Link(link) => {
-                if let Some(queue) = link.queues().get(local.index) {
-                    queue.disable_calls();
-                }
-            }
-            // Orders are rare.
-            Source::Load(_) => {}
-        }
+        self.shared.watch.wake();
+        let now_ns = self.clock.now_ns();
+        // Not before: until here the worker must touch no ring.
+        self.queues.heat_all(&kicked, now_ns);
+        self.queues.look(now_ns);
     }
 
     /// Takes the newest snapshot. All use of the one before has ended.
@@ -326,113 +246,9 @@ impl Worker {
         self.snapshot = snapshot;
         self.snapshot_number = number;
         self.reported.clear();
-        self.adopt();
-    }
-
-    /// Makes the list of queues that of the snapshot.
-    fn adopt(&mut self) {
-        for local in self.locals.iter_mut().flatten() {
-            local.current = false;
+        if self.queues.adopt(&self.snapshot, self.clock.now_ns()) {
+            self.shared.wake_all();
         }
-        let snapshot = Arc::clone(&self.snapshot);
-        for (id, port) in snapshot.ports.iter().enumerate() {
-            let Some(port) = port else { continue };
-            let id = PortId(id as u16);
-            let number = self.number;
-            let mine = |pair: usize| port.workers.get(pair) == Some(&number);
-            match &port.attachment {
-                Attachment::Rings(rings) => {
-                    for (index, queue) in rings.tx.iter().enumerate() {
-                        if mine(queue.pair.into()) {
-                            let (ring, kick) = (Arc::clone(&queue.ring), queue.kick.clone());
-                            self.adopt_queue(id, queue.pair, index, Source::Ring { ring, kick });
-                        }
-                    }
-                }
-                Attachment::Link(Some(link)) => {
-                    for index in (0..link.queues().len()).filter(|index| mine(*index)) {
-                        let source = Source::Link(Arc::clone(link));
-                        self.adopt_queue(id, index as u16, index, source);
-                    }
-                }
-                Attachment::Load(load) if load.is_generator() && mine(0) => {
-                    self.adopt_queue(id, 0, 0, Source::Load(Arc::clone(load)));
-                }
-                Attachment::Load(_) | Attachment::Link(None) | Attachment::Patch(_) => {}
-            }
-        }
-        for token in 0..self.locals.len() {
-            if self.locals[token]
-                .as_ref()
-                .is_some_and(|local| !local.current)
-            {
-                self.drop_local(token);
-            }
-        }
-        self.kickless = self
-            .locals
-            .iter()
-            .flatten()
-            .any(|local| local.source.is_kickless());
-        self.places.retain(|_, token| self.locals[*token].is_some());
-        let locals = &self.locals;
-        self.hot.retain(|&token| locals[token].is_some());
-    }
-
-    fn adopt_queue(&mut self, port: PortId, pair: u16, index: usize, source: Source) {
-        if let Some(&token) = self.places.get(&(port, pair)) {
-            if let Some(Some(local)) = self.locals.get_mut(token)
-                && local.source.wakes_like(&source)
-            {
-                local.index = index;
-                local.current = true;
-                if !local.source.is(&source) {
-                    local.source = source;
-                    // It may have work that nobody will announce again.
-                    self.heat(token);
-                }
-                return;
-            }
-            self.drop_local(token);
-            self.hot.retain(|&hot| hot != token);
-        }
-        let free = self.locals.iter().position(Option::is_none);
-        let token = free.unwrap_or(self.locals.len());
-        if free.is_none() {
-            self.locals.push(None);
-        }
-        if let Some(event) = source.event(index)
-            && let Err(error) = self.poller.add(&event, token as u64)
-        {
-            log::error!("worker {}: cannot watch a queue: {error}", self.number);
-        }
-        let kicks = source.kicks();
-        self.locals[token] = Some(Local {
-            port,
-            index,
-            source,
-            hot: false,
-            busy_ns: 0,
-            kicked: false,
-            hollow: Some(kicks),
-            sizes: Sizes::default(),
-            current: true,
-        });
-        self.places.insert((port, pair), token);
-        self.heat(token);
-    }
-
-    fn drop_local(&mut self, token: usize) {
-        if let Some(local) = self.locals[token].take()
-            && let Some(event) = local.source.event(local.index)
-            && let Err(error) = self.poller.remove(&event)
-        {
-            log::error!("worker {}: cannot unwatch a queue: {error}", self.number);
-        }
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
     }
 }
 

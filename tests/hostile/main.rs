@@ -2,6 +2,7 @@
 //! nothing is leaked, and the log says which port did what.
 
 mod messages;
+mod packed;
 mod rings;
 #[path = "../support/mod.rs"]
 mod support;

@@ -119,7 +119,7 @@ pub struct Guest {
     /// Transmit queues, one per pair.
     pub tx: Vec<TxQueue>,
     options: GuestOptions,
-    /// Where the rings were stopped.
+    /// Where the monitor takes the rings to stand: where they were stopped, or started.
     bases: Option<Vec<u32>>,
 }
 
@@ -185,17 +185,32 @@ impl Guest {
 
     /// The same, with buffers in some of the receive queues only.
     pub fn start_with_buffers(&mut self, which: &[bool]) -> Result<(), FrontEndError> {
+        self.launch()?;
+        for (rx, _) in self.rx.iter_mut().zip(which).filter(|(_, fill)| **fill) {
+            rx.refill();
+            rx.kick().unwrap();
+        }
+        self.hello();
+        Ok(())
+    }
+
+    /// Starts the rings and does nothing with them; they may not be served.
+    pub fn launch(&mut self) -> Result<(), FrontEndError> {
         let mut setups = Vec::new();
         let order = self.front_end.options().order;
         for (rx, tx) in self.rx.iter().zip(&self.tx) {
             setups.extend([RingSetup::of_rx(rx, order), RingSetup::of_tx(tx, order)]);
         }
-        // QEMU starts a ring where it was stopped.
-        if let Some(bases) = self.bases.take().filter(|_| order == Order::Qemu) {
+        // A monitor starts a ring where it was stopped. One that was not, cloud-hypervisor takes from the avail
+        // index and QEMU from the used index, which a packed ring has not: it says what it said before.
+        let packed = self.front_end.features() & RING_PACKED != 0;
+        if let Some(bases) = self.bases.take().filter(|_| packed || order == Order::Qemu) {
             for (setup, base) in setups.iter_mut().zip(bases) {
                 setup.base = base;
             }
         }
+        let said = setups.iter().map(|setup| setup.base).collect();
+        self.bases = Some(said).filter(|_| packed);
         if !self.options.call {
             for setup in &mut setups {
                 setup.call = None;
@@ -204,12 +219,13 @@ impl Guest {
         self.front_end.start(&self.memory, &setups)?;
         // A question that has an answer: all before it has been dealt with.
         self.front_end.get_features()?;
-        for (rx, _) in self.rx.iter_mut().zip(which).filter(|(_, fill)| **fill) {
-            rx.refill();
-            rx.kick().unwrap();
-        }
-        self.hello();
         Ok(())
+    }
+
+    /// The same, with all rings said to stand at `base`.
+    pub fn launch_at(&mut self, base: u32) -> Result<(), FrontEndError> {
+        self.bases = Some(vec![base; 2 * self.rx.len()]);
+        self.launch()
     }
 
     /// Sends a frame that the daemon must drop, with a zero source, and waits for it to be used: then
@@ -396,6 +412,12 @@ impl Guest {
         self.start().unwrap();
     }
 
+    /// Another driver takes over while there is no connection, and lays out its rings where they were.
+    pub fn reset(&mut self) {
+        (self.rx, self.tx, self.bases) = (Vec::new(), Vec::new(), None);
+        (self.rx, self.tx) = queues(&self.memory, &self.front_end, &self.options);
+    }
+
     /// Queues in another memory, instead of those that it has; nothing may have been started.
     pub fn rebuild(&mut self, memory: &Arc<DriverMemory>) {
         let (rx, tx) = queues(memory, &self.front_end, &self.options);
@@ -404,10 +426,17 @@ impl Guest {
 
     /// Carries on over another connection, with memory and rings as they are.
     pub fn resume(&mut self, front_end: FrontEnd) {
-        self.front_end = front_end;
-        self.bases = None;
-        self.front_end.negotiate().unwrap();
+        self.adopt(front_end);
         self.start().unwrap();
+    }
+
+    /// Says what there is to say over another connection, and starts nothing.
+    pub fn adopt(&mut self, front_end: FrontEnd) {
+        if self.front_end.features() & RING_PACKED == 0 {
+            self.bases = None;
+        }
+        self.front_end = front_end;
+        self.front_end.negotiate().unwrap();
     }
 
     /// Options for a connection that follows the present one.

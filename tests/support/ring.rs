@@ -1,4 +1,4 @@
-//! A split ring written by hand, for guests that break its rules.
+//! Rings written by hand, for guests that break their rules.
 
 use std::sync::Arc;
 
@@ -110,5 +110,43 @@ impl RawRing {
         let mut bytes = [0; 2];
         self.memory.read(at, &mut bytes).unwrap();
         u16::from_le_bytes(bytes)
+    }
+}
+
+/// The same for a packed ring, in which the `next` of a descriptor is its buffer id.
+pub struct RawPacked(RawRing);
+
+impl RawPacked {
+    /// The ring at `layout`.
+    pub fn new(memory: &Arc<DriverMemory>, layout: RingLayout) -> Self {
+        Self(RawRing::new(memory, layout))
+    }
+
+    /// Makes descriptors available from a position on, as half a vring base has it; the first last.
+    pub fn offer(&self, position: u16, descs: &[Desc]) {
+        let size = self.0.layout.size;
+        let (first, wrap) = (position & 0x7fff, position & 0x8000 != 0);
+        for (i, d) in (0..descs.len() as u16).zip(descs).rev() {
+            let wrap = wrap == ((first + i) / size).is_multiple_of(2);
+            let flags = d.flags | if wrap { 1 << 7 } else { 1 << 15 };
+            let flagged = desc(d.addr, d.len, flags, d.next);
+            self.raw((first + i) % size, flagged);
+        }
+    }
+
+    /// Writes a descriptor as it is.
+    pub fn raw(&self, index: u16, d: Desc) {
+        // Flags and id are the other way round than flags and next.
+        let swapped = desc(d.addr, d.len, d.next, d.flags);
+        self.0.descriptors(index, &[swapped]);
+    }
+
+    /// Whether the place was used in this round.
+    pub fn is_used(&self, position: u16) -> bool {
+        let flags = self
+            .0
+            .u16(self.0.layout.desc + 16 * u64::from(position & 0x7fff) + 14);
+        let both = 1 << 7 | 1 << 15;
+        flags & both == if position & 0x8000 != 0 { both } else { 0 }
     }
 }

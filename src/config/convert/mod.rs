@@ -29,7 +29,7 @@ use toml::Spanned;
 pub(super) use self::port::QUEUES_OF_VM;
 use self::relay::Relays;
 use self::settings::Marks;
-use self::words::{Faults, choice, number, place, socket};
+use self::words::{Faults, choice, directory, number, place, socket};
 use super::file::{DaemonTable, PatchTable};
 use super::model::{Config, Daemon, Poll};
 use super::read::{Broken, File};
@@ -75,6 +75,8 @@ enum Plug {
 struct Surroundings<'a> {
     relays: &'a Relays,
     broken: &'a Broken,
+    /// How many workers there are.
+    workers: usize,
     vepa: BTreeSet<String>,
 }
 
@@ -164,19 +166,28 @@ impl Claims {
 /// Converts what was read; what is wrong is added to `faults`.
 pub fn convert(file: &File, faults: &mut Faults) -> Config {
     let mut claims = Claims::default();
+    let before = faults.len();
     let daemon = daemon(file.daemon.as_ref(), &mut claims, faults);
+    // Where their number is not known, none is missing.
+    let workers = if faults.len() > before || file.broken.any("daemon") {
+        WORKERS_MAX as usize
+    } else {
+        daemon.workers
+    };
     let relays = Relays::read(&file.relays, &file.broken, faults);
     let (mut seats, ports) = port::read(
         &file.groups,
         &file.ports,
         &file.broken,
         &relays,
+        workers,
         &mut claims,
         faults,
     );
     let around = Surroundings {
         relays: &relays,
         broken: &file.broken,
+        workers,
         vepa: with_vepa(&seats, &file.patches),
     };
     let (ends, patches) = patch::read(&file.patches, &around, &mut claims, faults);
@@ -243,6 +254,10 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
         claims.socket(&path, &word.span(), faults);
         Some(path)
     });
+    let state = table
+        .state
+        .as_ref()
+        .and_then(|word| directory(word.get_ref(), word.span(), faults));
     let polls = [
         ("adaptive", Poll::Adaptive),
         ("busy", Poll::Busy),
@@ -258,6 +273,7 @@ fn daemon(table: Option<&DaemonTable>, claims: &mut Claims, faults: &mut Faults)
     let cool = micros(&table.cool_us, "cool_us").unwrap_or(default.cool);
     Daemon {
         control,
+        state,
         workers: workers.unwrap_or(default.workers),
         cpus: cpus(table, workers, faults),
         poll: choice(&table.poll, "poll", &polls, faults).unwrap_or(default.poll),

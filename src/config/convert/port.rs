@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::load;
 use super::settings::{Marks, of_port};
 use super::tap::{self, Device};
-use super::words::{Faults, check_name, number, place, socket, unknown};
+use super::words::{Faults, check_name, number, place, socket, unknown, worker};
 use super::{Claims, Plug, Relays, Seat};
 use crate::config::file::PortTable;
 use crate::config::model::{Backend, Generator, Port};
@@ -39,6 +39,7 @@ pub fn read(
     ports: &[Spanned<PortTable>],
     broken: &Broken,
     relays: &Relays,
+    workers: usize,
     claims: &mut Claims,
     faults: &mut Faults,
 ) -> (Vec<Seat>, BTreeMap<String, Port>) {
@@ -57,13 +58,15 @@ pub fn read(
                 faults.push(unknown("group", word.get_ref(), word.span(), known));
             }
         }
-        let template = Template::read(&merged, table.span(), relays, faults);
+        let around = (relays, workers);
+        let template = Template::read(&merged, table.span(), around, faults);
         template.expand(&merged, claims, faults, &mut seats, &mut made);
     }
     for (name, group) in &groups {
         if !used.contains(name) {
             of_port(group.get_ref(), None, faults);
             number::<u16>(&group.get_ref().queues, "queues", 1..=QUEUES_MAX, faults);
+            worker(&group.get_ref().worker, workers, faults);
         }
     }
     (seats, made)
@@ -135,7 +138,7 @@ fn inherit(port: &mut PortTable, group: &PortTable) {
         fill!(mac_policy mac_limit);
     }
     fill!(relay mode queues mtu flood_unknown reflective accept_own_src promiscuous default_pcp);
-    fill!(join multicast_router standby);
+    fill!(join multicast_router standby worker);
 }
 
 /// A `[[port]]` table before it becomes one or many ports.
@@ -145,6 +148,7 @@ struct Template {
     numbers: Option<(u32, u32)>,
     relay: Option<String>,
     queues: u16,
+    worker: Option<usize>,
     settings: PortConfig,
     marks: Marks,
     tap_mac: Option<Mac>,
@@ -152,7 +156,12 @@ struct Template {
 }
 
 impl Template {
-    fn read(table: &PortTable, at: Span, relays: &Relays, faults: &mut Faults) -> Template {
+    fn read(
+        table: &PortTable,
+        at: Span,
+        (relays, workers): (&Relays, usize),
+        faults: &mut Faults,
+    ) -> Template {
         let name = table.name.as_ref().map(|name| name.get_ref().clone());
         let name_at = place(&table.name).unwrap_or_else(|| at.clone());
         if name.is_none() {
@@ -181,6 +190,7 @@ impl Template {
                 Some(_) => QUEUES_OF_LOAD,
                 None => tap::queues(&table.queues, table.tap.as_ref(), faults),
             },
+            worker: worker(&table.worker, workers, faults),
             settings,
             marks,
             tap_mac: tap_mac.map(|(mac, _)| mac),
@@ -293,6 +303,7 @@ impl Template {
                         relay,
                         backend,
                         queues: self.queues,
+                        worker: self.worker,
                         settings,
                     },
                 );

@@ -10,7 +10,9 @@ use super::settings::{Marks, default_pcp, mtu};
 use super::sriov::sriov;
 use super::tap::{self, Device};
 use super::vlan::VlanWords;
-use super::words::{Faults, check_name, choice, device, flag, number, place, socket, unknown};
+use super::words::{
+    Faults, check_name, choice, device, flag, number, place, socket, unknown, worker,
+};
 use super::{Claims, Plug, Seat, Surroundings};
 use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink};
@@ -118,6 +120,7 @@ fn seat(
     let mut settings = PortConfig::uplink(vlan, false);
     settings.mtu = mtu(&table.mtu, faults);
     settings.default_pcp = default_pcp(&table.default_pcp, faults);
+    let worker = worker(&table.worker, around.workers, faults);
     let Some(relay) = relay else { return false };
     settings.reflective = reflective.unwrap_or_else(|| around.has_vepa(&relay));
     out.0.push(Seat {
@@ -137,6 +140,7 @@ fn seat(
             Uplink {
                 relay,
                 attachment,
+                worker,
                 settings,
             },
         );
@@ -204,6 +208,7 @@ fn member_words(table: &UplinkTable, owner: &Span, faults: &mut Faults) {
         ("mtu", place(&table.mtu)),
         ("reflective", place(&table.reflective)),
         ("default_pcp", place(&table.default_pcp)),
+        ("worker", place(&table.worker)),
     ];
     for (key, at) in words.into_iter().filter_map(|(key, at)| Some((key, at?))) {
         faults.push(

@@ -44,6 +44,25 @@ pub fn number<T: TryFrom<i64>>(
     None
 }
 
+/// The worker that serves a port, of `workers` in all.
+pub fn worker(word: &Word<i64>, workers: usize, faults: &mut Faults) -> Option<usize> {
+    let word = word.as_ref()?;
+    let found = usize::try_from(*word.get_ref()).ok();
+    let found = found.filter(|worker| *worker < workers);
+    if found.is_none() {
+        let help = match workers {
+            1 => "worker 0 is the only one; for more set `workers` in `[daemon]`".to_owned(),
+            _ => format!(
+                "workers are numbered from 0 to {}; for more raise `workers` in `[daemon]`",
+                workers - 1
+            ),
+        };
+        let title = format!("there is no worker {}", word.get_ref());
+        faults.push(Fault::at(word.span(), title).help(help));
+    }
+    found
+}
+
 /// One of a few names.
 pub fn choice<T: Copy>(
     word: &Word<String>,
@@ -220,6 +239,22 @@ pub fn socket_path(path: &Path) -> Result<PathBuf, (&'static str, &'static str)>
         ));
     }
     Ok(path.to_owned())
+}
+
+/// The path of a directory.
+pub fn directory(path: &str, at: Span, faults: &mut Faults) -> Option<PathBuf> {
+    let (wrong, right) = if !path.starts_with('/') {
+        (
+            "the path of a directory is relative",
+            "write the whole path, such as /run/evb: where the daemon runs should not matter",
+        )
+    } else if path.contains('\0') {
+        ("the path of a directory holds a zero byte", "leave it out")
+    } else {
+        return Some(PathBuf::from(path));
+    };
+    faults.push(Fault::at(at, wrong).help(right));
+    None
 }
 
 /// The name of a network device.

@@ -141,6 +141,7 @@ fn words_of_ports_and_what_they_cost() {
             "queues (Reconnect)",
         ),
         ("listen = \"/run/vm1.sock\"\nmtu = 9000", "mtu (Reconnect)"),
+        ("listen = \"/run/vm1.sock\"\nworker = 0", "worker (Live)"),
         ("listen = \"/run/vm1.sock\"\naccess = 10", "vlan (Live)"),
         (
             "listen = \"/run/vm1.sock\"\nmac = [\"52:54:00:00:00:01\"]",
@@ -172,6 +173,7 @@ fn words_of_uplinks_and_patches_and_what_they_cost() {
             "queues (Reconnect)",
         ),
         ("tap = { name = \"evb0\" }\nmtu = 9000", "mtu (Reconnect)"),
+        ("tap = { name = \"evb0\" }\nworker = 0", "worker (Live)"),
         (
             "tap = { name = \"evb0\" }\nreflective = true\ntrunk = [10]",
             "vlan, reflective (Live)",

@@ -31,6 +31,7 @@ fn an_empty_file_is_an_empty_configuration() {
 fn defaults_of_the_daemon() {
     let expected = Daemon {
         control: None,
+        state: None,
         workers: 1,
         cpus: Vec::new(),
         poll: Poll::Adaptive,
@@ -42,10 +43,11 @@ fn defaults_of_the_daemon() {
 
 #[test]
 fn words_of_the_daemon() {
-    let text = "[daemon]\ncontrol = \"/run/evb/control.sock\"\nworkers = 2\ncpus = [2, 3]\n\
+    let text = "[daemon]\ncontrol = \"/run/evb/control.sock\"\nstate = \"/run/evb/state\"\nworkers = 2\ncpus = [2, 3]\n\
                 poll = \"busy\"\nrx_wait_us = 0\ncool_us = 50\n";
     let expected = Daemon {
         control: Some(PathBuf::from("/run/evb/control.sock")),
+        state: Some(PathBuf::from("/run/evb/state")),
         workers: 2,
         cpus: vec![2, 3],
         poll: Poll::Busy,
@@ -397,6 +399,8 @@ fn a_template_of_one_needs_no_mark() {
 fn a_port_takes_from_its_group_what_it_does_not_say() {
     let config = valid(
         r#"
+        [daemon]
+        workers = 2
         [[relay]]
         name = "blue"
         [[relay]]
@@ -409,6 +413,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         native = 20
         mac_policy = "pinned"
         queues = 4
+        worker = 1
         mtu = 9000
         flood_unknown = true
         accept_own_src = true
@@ -428,6 +433,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         access = 30
         mac_policy = "trusted"
         queues = 1
+        worker = 0
         mtu = 1500
         flood_unknown = false
         reflective = true
@@ -452,6 +458,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         relay: "blue".to_owned(),
         backend: Backend::Listen(PathBuf::from("/run/all.sock")),
         queues: 4,
+        worker: Some(1),
         settings: PortConfig {
             mac_policy: MacPolicy::Pinned,
             mtu: Some(9000),
@@ -472,6 +479,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         relay: "core".to_owned(),
         backend: Backend::Listen(PathBuf::from("/run/own.sock")),
         queues: 1,
+        worker: Some(0),
         settings: PortConfig {
             mac_policy: MacPolicy::Trusted { limit: 1024 },
             mtu: Some(1500),

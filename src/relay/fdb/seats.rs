@@ -94,7 +94,6 @@ impl Seats {
     }
 
     #[inline]
-    #[inline]
     fn word(&self, slot: Slot) -> &AtomicU64 {
         word(&self.learned, slot)
     }
@@ -108,7 +107,6 @@ fn words() -> Words {
     lines
 }
 
-#[inline]
 #[inline]
 fn word(words: &Words, slot: Slot) -> &AtomicU64 {
     &words[slot.index() / 8 % LINES].0[slot.index() % 8]

@@ -11,8 +11,7 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::copy_bytes;
-use crate::virtqueue::format::prefetch_line;
+use crate::virtqueue::copy::{copy_bytes, prefetch_line};
 
 /// How many buffers ahead the beginning of one is fetched into the cache.
 const AHEAD: u16 = 8;

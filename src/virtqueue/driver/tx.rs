@@ -12,8 +12,7 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
-use crate::virtqueue::format::prefetch_line;
+use crate::virtqueue::copy::{Gather, copy_bytes, pieces, prefetch_line};
 
 /// Bytes of a frame in the first cache line of its buffer, behind the header.
 const LINE: usize = 52;

@@ -10,8 +10,7 @@ use virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY;
 
 use super::memory::{DriverMemory, MemoryError};
 use super::ring::RingLayout;
-use crate::virtqueue::copy::copy_bytes;
-use crate::virtqueue::format::prefetch_line;
+use crate::virtqueue::copy::{copy_bytes, prefetch_line};
 
 /// Frames copied in one turn.
 const BURST: usize = 64;
@@ -178,11 +177,9 @@ impl End {
         if room > NUM_BUFFERS + 2 {
             // SAFETY: the first buffer has room for a header.
             unsafe {
-                first
-                    .add(NUM_BUFFERS)
-                    .cast::<u16>()
-                    .write_unaligned(needed.to_le())
-            };
+                let field = first.add(NUM_BUFFERS).cast::<u16>();
+                field.write_unaligned(needed.to_le());
+            }
         }
         true
     }

@@ -7,6 +7,7 @@ mod oracle;
 mod packed;
 mod packed_guest;
 mod packed_hostile;
+mod positions;
 mod receive;
 mod sigbus;
 mod threads;
@@ -93,6 +94,7 @@ impl Guest {
             log_used: None,
             features: features(),
             call: Some(Arc::clone(&call)),
+            position: None,
         };
         Guest {
             file,

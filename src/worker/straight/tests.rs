@@ -1,23 +1,18 @@
 //! A datagram socket stands for the device: it is read in the same way.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use super::*;
 use crate::relay::{Fdb, Mode, PortConfig, Relay, RelayConfig, Slot, VlanConfig};
 use crate::stats::PortCounters;
-use crate::uplink::{Facts, Kind};
-use crate::virtqueue::driver::{DriverFeatures, DriverMemory, QueueOptions, RegionSpec, RxQueue};
-use crate::virtqueue::{
-    GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, install_sigbus_handler,
-};
+use crate::virtqueue::ResumeAt;
+use crate::virtqueue::driver::{DriverMemory, QueueOptions, RegionSpec, RxQueue};
 use crate::worker::egress::Patience;
-use crate::worker::{Attachment, RelayView};
+use crate::worker::testing::{features, guest_memory, link, ring_config};
+use crate::worker::{Assignment, Attachment, RelayView};
 
-const VERSION_1: u64 = 1 << 32;
-const MRG_RXBUF: u64 = 1 << 15;
 const BUFFERS: u16 = 64;
 const BUFFER: usize = 2048;
 
@@ -35,19 +30,7 @@ struct Bench {
 
 impl Bench {
     fn new(accepts: Offloads) -> Self {
-        install_sigbus_handler().unwrap();
-        let (wire, device) = UnixDatagram::pair().unwrap();
-        device.set_nonblocking(true).unwrap();
-        let facts = Facts {
-            kind: Kind::Tap,
-            name: "tap0".into(),
-            ifindex: 0,
-            mac: [0; 6],
-            mtu: 1500,
-            uso: false,
-            generic: false,
-        };
-        let link = Link::new(facts, vec![OwnedFd::from(device)]).unwrap();
+        let (wire, link) = link();
         let memory = DriverMemory::unsealed(&[RegionSpec {
             guest_addr: 0,
             size: 1 << 20,
@@ -59,9 +42,11 @@ impl Bench {
             buffer_len: BUFFER as u32,
             ..QueueOptions::default()
         };
-        let features = DriverFeatures::from_bits(VERSION_1 | MRG_RXBUF);
-        let guest = RxQueue::new(&memory, &options, features).unwrap();
-        let ring = Arc::new(ring(&memory, &guest));
+        let guest = RxQueue::new(&memory, &options, features()).unwrap();
+        let config = ring_config(&memory, guest.layout());
+        let start = ResumeAt::fresh(false);
+        let ring = config.activate_rx(guest_memory(&memory), None, start);
+        let ring = Arc::new(ring.unwrap());
         let local = PortConfig::local(Mode::Passthrough, VlanConfig::Flat, vec![]);
         let uplink = PortConfig::uplink(VlanConfig::Flat, false);
         let ports = [local, uplink]
@@ -76,7 +61,7 @@ impl Bench {
                 relay: 0,
                 slot,
                 counters: Arc::new([PortCounters::default()]),
-                workers: vec![0],
+                queues: vec![Assignment::new(0)],
                 attachment,
             }))
         };
@@ -99,6 +84,7 @@ impl Bench {
         Self {
             wire,
             snapshot: Snapshot {
+                epoch: 1,
                 ports: ports.collect(),
                 relays: vec![Some(Arc::new(view))],
             },
@@ -154,39 +140,6 @@ impl Bench {
         self.path.spill.fill(0);
         used
     }
-}
-
-fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue) -> RxRing {
-    let region = &memory.regions()[0];
-    let region = Region {
-        guest_addr: 0,
-        size: region.size(),
-        user_addr: region.user_addr(),
-        offset: 0,
-        file: region.file().try_clone().unwrap(),
-    };
-    let layout = guest.layout();
-    let user = |guest| memory.user_addr(guest).unwrap();
-    let config = RingConfig {
-        size: layout.size,
-        desc: user(layout.desc),
-        avail: user(layout.avail),
-        used: user(layout.used),
-        log_used: None,
-        features: RingFeatures {
-            packed: false,
-            indirect: false,
-            event_idx: false,
-            in_order: false,
-            mergeable: true,
-            header_len: 12,
-        },
-        call: None,
-    };
-    let memory = Arc::new(GuestMemory::new(vec![region]).unwrap());
-    config
-        .activate_rx(memory, None, ResumeAt::fresh(false))
-        .unwrap()
 }
 
 /// A frame of bytes that are not zero.

@@ -1,0 +1,4 @@
+//! Workers with guests, devices and a relay, without a daemon.
+
+mod moves;
+mod patience;
