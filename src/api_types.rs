@@ -137,8 +137,30 @@ pub struct PortStatus {
     /// The last source address that its policy refused.
     #[serde(with = "text::option")]
     pub refused_mac: Option<Mac>,
+    /// What a load port has seen; none at other ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadStatus>,
     /// What was counted.
     pub counters: Counters,
+}
+
+/// What a load port has seen of frames that carry a number, since it exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// Whether it can send.
+    pub generator: bool,
+    /// Whether it sends now.
+    pub running: bool,
+    /// Numbered frames that it got.
+    pub received: u64,
+    /// Numbers that were passed over and have not come since.
+    pub missing: u64,
+    /// Frames that came behind a later one of their flow.
+    pub late: u64,
+    /// Frames that came again.
+    pub twice: u64,
+    /// Frames without a number.
+    pub stray: u64,
 }
 
 /// A device of the host behind a port.
@@ -334,6 +356,32 @@ impl FdbFilter {
     }
 }
 
+/// What a generator is to do: the query of `POST` and `DELETE /v1/load`, of which the latter has a port only. The answer to
+/// both is a [`LoadStatus`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadOrder {
+    /// Name of its port.
+    pub port: String,
+    /// How fast, as in the configuration; what that says where it is missing.
+    pub rate: Option<String>,
+    /// For how long; until it is stopped where it is missing.
+    pub seconds: Option<f64>,
+}
+
+impl LoadOrder {
+    /// What is given, as names and values for a query.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            Some(("port", self.port.clone())),
+            self.rate.clone().map(|rate| ("rate", rate)),
+            self.seconds.map(|time| ("seconds", time.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
 /// The answer to `DELETE /v1/fdb`, which forgets learned entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushed {
@@ -478,6 +526,7 @@ mod tests {
             mtu: None,
             macs: vec![Mac::from_u64(1)],
             refused_mac: Some(Mac::from_u64(2)),
+            load: None,
             counters: Counters {
                 drops: [("runt".to_owned(), 3)].into(),
                 ..Counters::default()

@@ -6,10 +6,12 @@
 pub mod agent;
 pub mod api;
 pub mod api_types;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod frame;
+pub mod load;
 pub mod privileged;
 pub mod relay;
 pub mod stats;

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use evb::bench;
 use evb::cli::{self, Cli, Command, Run};
 use evb::config::Config;
 use evb::daemon;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Client(client) => client.run(),
         Command::Sriov(sriov) => sriov.run(),
+        Command::Bench(options) => bench::run(&options),
         Command::Check(check) => match read(|| Config::load(&check.config)) {
             Ok(_) => ExitCode::SUCCESS,
             Err(code) => code,

@@ -44,6 +44,10 @@ async fn play(mut commands: mpsc::Receiver<Command>) {
                 assert_eq!(filter.relay.as_deref(), Some("a&b c"));
                 let _ = reply.send(Ok(Flushed { count: 3 }));
             }
+            Command::Load { port, reply, .. } => {
+                let error = format!("port {port} is no generator");
+                let _ = reply.send(Err(Refusal::new(RefusalKind::Conflict, error, "none is")));
+            }
             Command::Reload { reply } => {
                 reloads += 1;
                 let _ = reply.send(if reloads == 1 {

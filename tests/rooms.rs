@@ -11,11 +11,11 @@ const FLOORS: &[&[&str]] = &[
     &["sys"],
     &["stats"],
     &["frame"],
-    &["relay", "virtqueue"],
+    &["relay", "load", "virtqueue"],
     &["uplink"],
     &["config", "api_types", "worker"],
     &["api", "cli", "vhost_user", "privileged", "agent"],
-    &["daemon"],
+    &["daemon", "bench"],
     &["main", "lib"],
 ];
 

@@ -271,6 +271,7 @@ mod tests {
             mtu: None,
             macs: vec![],
             refused_mac: None,
+            load: None,
             counters: Counters {
                 tx_frames: 7,
                 drops: drops

@@ -33,7 +33,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use connection::serve;
 
-use crate::api_types::{ApiError, FdbEntry, FdbFilter, Flushed, Reloaded, Status};
+use crate::api_types::{ApiError, FdbEntry, FdbFilter, Flushed, LoadStatus, Reloaded, Status};
+use crate::load::Rate;
 
 /// What the daemon is asked to do. A reply that is dropped unsent tells the client that the daemon
 /// is stopping; sending to a client that has gone is no error worth a word.
@@ -58,11 +59,29 @@ pub enum Command {
         /// To whom.
         reply: oneshot::Sender<Result<Flushed, Refusal>>,
     },
+    /// Start or stop a generator.
+    Load {
+        /// Name of its port.
+        port: String,
+        /// What it is to do; none to stop.
+        start: Option<Start>,
+        /// To whom.
+        reply: oneshot::Sender<Result<LoadStatus, Refusal>>,
+    },
     /// Read the configuration again and apply the difference.
     Reload {
         /// To whom.
         reply: oneshot::Sender<Result<Reloaded, Refusal>>,
     },
+}
+
+/// How a generator is to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// How fast; as configured where it is missing.
+    pub rate: Option<Rate>,
+    /// For how long; until it is stopped where it is missing.
+    pub time: Option<Duration>,
 }
 
 /// Calls its argument with each entry, in any order, until that says to break. It owns what it walks.

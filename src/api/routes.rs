@@ -14,8 +14,11 @@ use hyper::body::Body as _;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::{Command, Commands, Limits, Refusal, RefusalKind, fdb, metrics};
-use crate::api_types::{ApiError, FdbFilter, Flushed, Reloaded, Status, Version};
+use super::{Command, Commands, Limits, Refusal, RefusalKind, Start, fdb, metrics};
+use crate::api_types::{
+    ApiError, FdbFilter, Flushed, LoadOrder, LoadStatus, Reloaded, Status, Version,
+};
+use crate::load::RateError;
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +95,7 @@ pub(super) fn router(commands: Commands, limits: &Limits) -> Router {
         .route("/v1/version", get(version))
         .route("/v1/status", get(status))
         .route("/v1/fdb", get(show).delete(flush))
+        .route("/v1/load", post(start).delete(stop))
         .route("/v1/reload", post(reload))
         .route("/metrics", get(scrape))
         .fallback(unknown_path)
@@ -197,9 +201,67 @@ async fn reload(
     Ok(Json(desk.ask(|reply| Command::Reload { reply }).await??))
 }
 
+async fn start(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<LoadOrder>, QueryRejection>,
+) -> Result<Json<LoadStatus>, Failure> {
+    let order = load_order(query)?;
+    let rate = order.rate.map(|rate| rate.parse());
+    let rate = rate.transpose().map_err(|error: RateError| {
+        let remedy = "give `rate` as in the configuration";
+        failure(StatusCode::BAD_REQUEST, &error.to_string(), remedy)
+    })?;
+    let time = order.seconds.map(Duration::try_from_secs_f64);
+    let time = time.transpose().map_err(|error| {
+        let error = format!("`seconds`: {error}");
+        failure(StatusCode::BAD_REQUEST, &error, "give a positive number")
+    })?;
+    let start = Some(Start { rate, time });
+    ask_load(&desk, &peer, order.port, start).await
+}
+
+async fn stop(
+    State(desk): State<Desk>,
+    Extension(peer): Extension<Peer>,
+    query: Result<Query<LoadOrder>, QueryRejection>,
+) -> Result<Json<LoadStatus>, Failure> {
+    let order = load_order(query)?;
+    if order.rate.is_some() || order.seconds.is_some() {
+        let error = "stopping knows neither `rate` nor `seconds`";
+        return Err(failure(StatusCode::BAD_REQUEST, error, "give `port` only"));
+    }
+    ask_load(&desk, &peer, order.port, None).await
+}
+
+fn load_order(query: Result<Query<LoadOrder>, QueryRejection>) -> Result<LoadOrder, Failure> {
+    let Query(order) = query.map_err(|rejection| {
+        let remedy = "the words of a query are port, rate and seconds";
+        failure(StatusCode::BAD_REQUEST, &rejection.body_text(), remedy)
+    })?;
+    Ok(order)
+}
+
+async fn ask_load(
+    desk: &Desk,
+    peer: &Peer,
+    port: String,
+    start: Option<Start>,
+) -> Result<Json<LoadStatus>, Failure> {
+    let (verb, name) = (
+        if start.is_some() { "starts" } else { "stops" },
+        port.escape_debug().to_string(),
+    );
+    let status = desk
+        .ask(|reply| Command::Load { port, start, reply })
+        .await??;
+    log::info!("{peer} {verb} generator {name}");
+    Ok(Json(status))
+}
+
 async fn unknown_path(request: Request) -> Failure {
     let error = format!("there is no {}", request.uri().path());
-    let remedy = "use /v1/version, /v1/status, /v1/fdb, /v1/reload or /metrics";
+    let remedy = "use /v1/version, /v1/status, /v1/fdb, /v1/load, /v1/reload or /metrics";
     failure(StatusCode::NOT_FOUND, &error, remedy)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::api_types::FdbKind;
+use crate::api_types::{FdbKind, LoadStatus};
 use crate::frame::mac::Mac;
 
 /// Entries of the FDB that the played daemon shows when asked for the relay `large`.
@@ -78,6 +78,20 @@ async fn play(mut commands: mpsc::Receiver<Command>, walked: Arc<AtomicUsize>) {
             Command::Flush { filter, reply } => {
                 let count = filter.pairs().count() as u64;
                 let _ = reply.send(Ok(Flushed { count }));
+            }
+            Command::Load { port, start, reply } => {
+                // What was understood, in numbers.
+                let rate = start.and_then(|start| start.rate?.per_second());
+                let time = start.and_then(|start| start.time);
+                let _ = reply.send(Ok(LoadStatus {
+                    generator: port == "gen",
+                    running: start.is_some(),
+                    received: rate.unwrap_or_default(),
+                    missing: time.map_or(0, |time| time.as_millis() as u64),
+                    late: 0,
+                    twice: 0,
+                    stray: 0,
+                }));
             }
             Command::Reload { reply } => {
                 let refusal = Refusal::new(
@@ -210,6 +224,14 @@ fn each_route_answers() {
         );
         let path = "/v1/fdb?port=a%20b&vid=10&mac=52:54:00:00:00:01";
         assert_eq!(server.ask("DELETE", path).await.1["count"], 3);
+        let (code, json) = server
+            .ask("POST", "/v1/load?port=gen&rate=2M&seconds=1.5")
+            .await;
+        let understood = [&json["generator"], &json["received"], &json["missing"]];
+        assert_eq!(code, 200);
+        assert_eq!(understood, [&json!(true), &json!(2_000_000), &json!(1500)]);
+        let (code, json) = server.ask("DELETE", "/v1/load?port=gen").await;
+        assert_eq!((code, &json["running"]), (200, &json!(false)));
         let page = server.raw(b"GET /metrics HTTP/1.0\r\n\r\n").await;
         assert!(page.contains("text/plain") && page.contains("\nevb_uptime_seconds 2\n"));
     });
@@ -234,6 +256,12 @@ fn what_is_wrong_gets_an_error_and_a_remedy() {
             ("DELETE", "/v1/fdb?realy=blue", 400),
             ("DELETE", "/v1/fdb?relay=a&relay=b", 400),
             ("GET", "/v1/fdb?relay=none", 404),
+            ("POST", "/v1/load", 400),
+            ("POST", "/v1/load?port=gen&rate=fast", 400),
+            ("POST", "/v1/load?port=gen&seconds=-1", 400),
+            ("POST", "/v1/load?port=gen&rat=1k", 400),
+            ("DELETE", "/v1/load?port=gen&rate=1k", 400),
+            ("GET", "/v1/load?port=gen", 405),
             ("POST", "/v1/reload", 409),
         ] {
             let (code, json) = server.ask(method, path).await;

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::EXIT_USAGE;
-use crate::api_types::{ApiError, FdbFilter};
+use crate::api_types::ApiError;
 
 /// How long the daemon may take to answer, and between two pieces of the answer. It tells us earlier
 /// itself if it is alive.
@@ -43,6 +43,14 @@ pub enum ClientError {
     /// The name in the command is nobody's.
     #[error("there is no relay {0}; `evb status` lists relays and ports")]
     UnknownRelay(String),
+    /// The name in the command is nobody's.
+    #[error("there is no port {0}; `evb status` lists relays and ports")]
+    UnknownPort(String),
+    /// The port is another kind of port.
+    #[error(
+        "port {0} is no load port; one has `generator = {{ … }}` or `sink = true` in the configuration"
+    )]
+    NoLoadPort(String),
     /// The answer is not one, or breaks off.
     #[error("evb's answer cannot be read: {0}; if it goes on, restart evb or look into its log")]
     Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -102,10 +110,10 @@ impl Answer {
     }
 }
 
-/// The path with the filter as its query.
-pub(super) fn path(path: &str, filter: &FdbFilter) -> String {
+/// The path with these names and values as its query.
+pub(super) fn path(path: &str, query: impl Iterator<Item = (&'static str, String)>) -> String {
     let mut text = path.to_owned();
-    for (name, value) in filter.pairs() {
+    for (name, value) in query {
         text.push(if text.len() == path.len() { '?' } else { '&' });
         text.push_str(name);
         text.push('=');

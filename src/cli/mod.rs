@@ -8,10 +8,13 @@
 //! was asked for goes to standard output, everything else to standard error. A reader that closes the
 //! pipe early is no error.
 
+pub mod bench;
 mod client;
+mod load;
 pub mod logging;
 mod show;
 pub mod sriov;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +30,7 @@ use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
 
 pub use client::ClientError;
+pub use load::{FindRate, Load};
 
 /// Where the control socket is unless it is said otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/evb/control.sock";
@@ -62,6 +66,8 @@ pub enum Command {
     Run(Run),
     /// Check a configuration file and exit
     Check(Check),
+    /// Measure how fast frames cross the bridge on this machine
+    Bench(Box<bench::Bench>),
     /// List virtual functions of NICs, and hand them to virtual machines
     #[command(subcommand)]
     Sriov(sriov::Sriov),
@@ -103,7 +109,7 @@ pub struct Check {
 }
 
 /// A command that asks a running daemon.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Client {
     /// Show relays and ports
     Status {
@@ -126,6 +132,9 @@ pub enum Client {
     /// Show or flush the forwarding database
     #[command(subcommand)]
     Fdb(Fdb),
+    /// Have generators send, for benchmarks
+    #[command(subcommand)]
+    Load(load::Load),
     /// Make the daemon read its configuration again
     Reload {
         /// Whom to ask.
@@ -265,7 +274,7 @@ impl Client {
                 json,
                 target,
             }) => {
-                let path = client::path("/v1/fdb", &filter.into());
+                let path = client::path("/v1/fdb", FdbFilter::from(filter).pairs());
                 let answer = client::ask(&target.control, "GET", &path)?;
                 let entries: Vec<FdbEntry> = answer.parse()?;
                 if json {
@@ -275,10 +284,11 @@ impl Client {
                 }
             }
             Client::Fdb(Fdb::Flush { filter, target }) => {
-                let path = client::path("/v1/fdb", &filter.into());
+                let path = client::path("/v1/fdb", FdbFilter::from(filter).pairs());
                 let flushed: Flushed = client::ask(&target.control, "DELETE", &path)?.parse()?;
                 show::flushed(out, flushed)
             }
+            Client::Load(load) => return load.answer(out),
             Client::Reload { target } => {
                 let reloaded: Reloaded =
                     client::ask(&target.control, "POST", "/v1/reload")?.parse()?;

@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Cell, CellAlignment, ColumnConstraint, Row, Table, Width, presets};
+use comfy_table::{Cell, ColumnConstraint, Row, Width};
 
+use super::table::{Columns, print};
 use crate::api_types::{
     FdbEntry, Flushed, LinkStatus, PortMode, PortRole, PortState, PortStatus, RelayStatus,
     Reloaded, Status,
@@ -13,34 +14,6 @@ use crate::uplink::sriov::{FunctionState, PhysicalFunction};
 
 /// Rows laid out at a time, so that a large FDB does not become a large table.
 const BLOCK: usize = 1024;
-
-/// What a table's columns are.
-struct Columns {
-    names: &'static [&'static str],
-    /// Those aligned to the right.
-    numbers: &'static [&'static str],
-}
-
-impl Columns {
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(self.names.iter().map(Cell::new).collect::<Vec<_>>());
-        for (column, name) in table.column_iter_mut().zip(self.names) {
-            column.set_padding((0, 2));
-            if self.numbers.contains(name) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        table
-    }
-}
-
-fn print(out: &mut impl Write, table: &Table) -> io::Result<()> {
-    table
-        .lines()
-        .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
-}
 
 /// Text that may hold what a terminal would obey.
 fn plain(text: &str) -> String {
@@ -225,7 +198,9 @@ fn notes(port: &PortStatus) -> impl Iterator<Item = String> {
             .collect();
         format!("{}: dropped {}", port.name, reasons.join(", "))
     });
-    let notes = [failed, refused, dropped].into_iter().flatten();
+    let load = port.load.as_ref();
+    let load = load.map(|load| format!("{}: {}", port.name, super::load::note(load)));
+    let notes = [failed, refused, dropped, load].into_iter().flatten();
     notes.chain(link_notes(port))
 }
 

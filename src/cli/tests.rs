@@ -197,6 +197,7 @@ fn port(name: &str) -> PortStatus {
         mtu: Some(1500),
         macs: vec![],
         refused_mac: None,
+        load: None,
         counters: Counters::default(),
     }
 }
@@ -398,9 +399,10 @@ fn names_survive_the_query() {
         vid: Vid::new(7),
         ..FdbFilter::default()
     };
-    let path = client::path("/v1/fdb", &filter);
+    let path = client::path("/v1/fdb", filter.pairs());
     assert_eq!(path, "/v1/fdb?relay=a%26b%3Dc%20d%25%C3%BC&vid=7");
-    assert_eq!(client::path("/v1/fdb", &FdbFilter::default()), "/v1/fdb");
+    let all = FdbFilter::default();
+    assert_eq!(client::path("/v1/fdb", all.pairs()), "/v1/fdb");
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub struct PortTable {
     pub listen: Word<String>,
     pub connect: Word<String>,
     pub tap: Word<TapTable>,
+    pub generator: Word<GeneratorTable>,
+    pub sink: Word<bool>,
     pub mac: Words<String>,
     pub relay: Word<String>,
     pub mode: Word<String>,
@@ -102,6 +104,61 @@ pub struct TapTable {
     pub owner: Word<i64>,
     pub group: Word<i64>,
     pub fd: Word<FdItem>,
+}
+
+/// `generator = { … }`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { dst = \"52:54:00:00:00:01\", src = \"52:54:00:00:01:01\" }"
+)]
+pub struct GeneratorTable {
+    pub rate: Word<String>,
+    pub sizes: Words<i64>,
+    pub flows: Word<FlowsItem>,
+    pub dst: Word<String>,
+    pub src: Word<String>,
+    pub vid: Word<i64>,
+    pub start: Word<bool>,
+}
+
+/// One of the `flows` of a generator.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table such as { dst = \"52:54:00:00:00:01\", src = \"52:54:00:00:01:01\" }"
+)]
+pub struct FlowTable {
+    pub dst: Word<String>,
+    pub src: Word<String>,
+    pub vid: Word<i64>,
+}
+
+/// `flows`: how many, or which.
+#[derive(Debug, Clone)]
+pub enum FlowsItem {
+    Count(i64),
+    List(Vec<Spanned<FlowTable>>),
+}
+
+impl<'de> Deserialize<'de> for FlowsItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FlowsItem, D::Error> {
+        struct Item;
+        impl<'de> Visitor<'de> for Item {
+            type Value = FlowsItem;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of flows, or a list of { dst = \"…\", src = \"…\" }")
+            }
+            fn visit_i64<E: de::Error>(self, count: i64) -> Result<FlowsItem, E> {
+                Ok(FlowsItem::Count(count))
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<FlowsItem, A::Error> {
+                let list = Vec::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
+                Ok(FlowsItem::List(list))
+            }
+        }
+        deserializer.deserialize_any(Item)
+    }
 }
 
 /// `fd`: a descriptor, or a list of them.

@@ -26,8 +26,8 @@ mod specs;
 
 pub use diff::{Change, Impact, Step, Update};
 pub use model::{
-    Attachment, Backend, Config, Daemon, End, Handed, HandedKind, Link, LinkKind, MacvtapMode,
-    Member, Patch, Poll, Port, Relay, Sriov, StaticEntry, Tap, Uplink, Via,
+    Attachment, Backend, Config, Daemon, End, Generator, Handed, HandedKind, Link, LinkKind,
+    MacvtapMode, Member, Patch, Poll, Port, Relay, Sriov, StaticEntry, Tap, Uplink, Via,
 };
 pub use report::{ConfigErrors, Fault, Span};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
+use crate::load::{Flow, Rate};
 use crate::relay::{PortConfig, RelayConfig};
 use crate::uplink::sriov::FunctionSettings;
 
@@ -38,7 +39,7 @@ impl Config {
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         let ports = self.ports.values().filter_map(|port| match &port.backend {
             Backend::Listen(path) | Backend::Connect(path) => Some(path),
-            Backend::Tap(_) | Backend::Handed(_) => None,
+            Backend::Tap(_) | Backend::Handed(_) | Backend::Generator(_) | Backend::Sink => None,
         });
         let links = self
             .uplinks
@@ -155,6 +156,23 @@ pub enum Backend {
     Tap(Tap),
     /// The host, by a TAP device that was opened by whoever starts the daemon.
     Handed(Handed),
+    /// Nobody: frames are made for it.
+    Generator(Generator),
+    /// Nobody: what it gets is counted.
+    Sink,
+}
+
+/// Frames to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generator {
+    /// How fast.
+    pub rate: Rate,
+    /// Bytes of the frames, in turn.
+    pub sizes: Vec<usize>,
+    /// Pairs of addresses, and their VLAN where they are tagged, in turn.
+    pub flows: Vec<Flow>,
+    /// Whether it begins at once, or when it is told to.
+    pub start: bool,
 }
 
 /// A TAP device to create or take.

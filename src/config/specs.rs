@@ -20,7 +20,10 @@ impl Config {
             let spec = match &port.backend {
                 Backend::Tap(tap) => tap.spec(port.queues, port.settings.mtu),
                 Backend::Handed(handed) => handed.spec(None),
-                Backend::Listen(_) | Backend::Connect(_) => return None,
+                Backend::Listen(_)
+                | Backend::Connect(_)
+                | Backend::Generator(_)
+                | Backend::Sink => return None,
             };
             Some((name.as_str(), spec))
         });

@@ -11,9 +11,10 @@ use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
 use super::links::Named;
+use super::load;
 use super::positions::Keeper;
 use super::world::Kind;
-use crate::config::{Attachment, Backend, Config, LinkKind, Patch};
+use crate::config::{Attachment, Backend, Config, Generator, LinkKind, Patch};
 use crate::relay::PortConfig;
 use crate::vhost_user::DevicePolicy;
 
@@ -60,6 +61,8 @@ enum Plug {
     },
     /// Devices of the host: one, or those of a bond.
     Links(Vec<Named>),
+    /// Frames are made and counted, or only counted.
+    Load(Option<Generator>),
 }
 
 impl Plug {
@@ -107,6 +110,8 @@ fn wanted(config: &Config) -> BTreeMap<String, Wanted> {
             Backend::Listen(path) => listen(path, port.queues),
             Backend::Connect(path) => connect(path, port.queues),
             Backend::Tap(_) | Backend::Handed(_) => links(name),
+            Backend::Generator(generator) => Plug::Load(Some(generator.clone())),
+            Backend::Sink => Plug::Load(None),
         };
         put(name, &port.relay, port.worker, &port.settings, plug);
     }
@@ -176,7 +181,7 @@ impl Daemon {
             self.world.release(&port);
             self.closing += match port.kind {
                 Kind::VhostUser(device) => usize::from(device.is_open()),
-                Kind::Patch(_) => 0,
+                Kind::Patch(_) | Kind::Load(_) => 0,
                 Kind::Links(links) => self.opener().close_all(links),
             };
         }
@@ -294,6 +299,10 @@ impl Daemon {
         }
         let (kind, start) = match &wanted.plug {
             Plug::Patch { .. } => (Kind::Patch(None), None),
+            Plug::Load(generator) => {
+                let load = load::open(name, generator.as_ref()).map_err(fail)?;
+                (Kind::Load(Arc::new(load)), None)
+            }
             Plug::Links(names) => {
                 let mtu = wanted.settings.mtu;
                 let links = self.opener().open(name, names, mtu, &self.devices.known);

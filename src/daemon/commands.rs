@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Daemon;
 use super::links::Links;
+use super::load::load_status;
 use super::world::{Kind, PortEntry, RelayEntry};
 use crate::api::{Command, FdbWalk, Refusal, RefusalKind};
 use crate::api_types::{
@@ -23,6 +24,7 @@ impl Daemon {
             Command::Fdb { filter, reply } => drop(reply.send(self.fdb_walk(&filter))),
             Command::Flush { filter, reply } => drop(reply.send(self.flush(&filter))),
             Command::Reload { reply } => self.reload(Some(reply)),
+            Command::Load { port, start, reply } => drop(reply.send(self.load(&port, start))),
         }
     }
 
@@ -85,6 +87,7 @@ impl Daemon {
             Kind::VhostUser(device) => device.queues() as u16,
             Kind::Links(links) => links.queues(),
             Kind::Patch(_) => 0,
+            Kind::Load(load) => load.is_generator().into(),
         };
         PortStatus {
             name: port.name.clone(),
@@ -120,6 +123,7 @@ impl Daemon {
             mtu: config.mtu,
             macs: config.macs.iter().copied().chain(state.pinned()).collect(),
             refused_mac: port.refused,
+            load: port.load().map(|load| load_status(load)),
             counters: Counters {
                 unlearned: state.unlearned(),
                 ..Counters::from(&port.totals())

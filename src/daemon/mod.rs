@@ -12,6 +12,7 @@ mod devices;
 mod endpoint;
 mod event;
 mod links;
+mod load;
 mod news;
 mod positions;
 mod queues;

@@ -22,6 +22,7 @@ use crate::relay::{
 };
 use crate::stats::{PortCounters, Totals, VlanCounters, VlanTotals};
 use crate::sys::rate_limit::RateLimit;
+use crate::worker::load::LoadPort;
 use crate::worker::{self, Attachment, PortId, PortRings, RelayView, Snapshot};
 
 /// Ports that a daemon can have.
@@ -53,6 +54,8 @@ pub enum Kind {
     Patch(Option<PortId>),
     /// Devices of the host, present or not.
     Links(Links),
+    /// A generator or a sink.
+    Load(Arc<LoadPort>),
 }
 
 /// A port of a relay.
@@ -78,7 +81,7 @@ impl PortEntry {
     pub fn device(&self) -> Option<&Device> {
         match &self.kind {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) | Kind::Links(_) => None,
+            Kind::Patch(_) | Kind::Links(_) | Kind::Load(_) => None,
         }
     }
 
@@ -86,7 +89,15 @@ impl PortEntry {
     pub fn links(&self) -> Option<&Links> {
         match &self.kind {
             Kind::Links(links) => Some(links),
-            Kind::VhostUser(_) | Kind::Patch(_) => None,
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Load(_) => None,
+        }
+    }
+
+    /// What is behind a load port.
+    pub fn load(&self) -> Option<&Arc<LoadPort>> {
+        match &self.kind {
+            Kind::Load(load) => Some(load),
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Links(_) => None,
         }
     }
 
@@ -96,6 +107,7 @@ impl PortEntry {
             Kind::VhostUser(device) => device.is_active(),
             Kind::Patch(peer) => peer.is_some(),
             Kind::Links(links) => links.is_active(),
+            Kind::Load(_) => true,
         }
     }
 
@@ -120,6 +132,7 @@ impl PortEntry {
             Kind::Patch(Some(peer)) => Attachment::Patch(*peer),
             Kind::Patch(None) => Attachment::Rings(Arc::new(PortRings::none(0))),
             Kind::Links(links) => links.attachment(),
+            Kind::Load(load) => Attachment::Load(Arc::clone(load)),
         };
         Arc::clone(self.published.get_or_insert_with(|| {
             Arc::new(worker::Port {
@@ -286,7 +299,7 @@ impl World {
     pub fn device_mut(&mut self, id: PortId) -> Option<&mut Device> {
         match self.kind_mut(id)? {
             Kind::VhostUser(device) => Some(device),
-            Kind::Patch(_) | Kind::Links(_) => None,
+            Kind::Patch(_) | Kind::Links(_) | Kind::Load(_) => None,
         }
     }
 
@@ -294,7 +307,7 @@ impl World {
     pub fn links_mut(&mut self, id: PortId) -> Option<&mut Links> {
         match self.kind_mut(id)? {
             Kind::Links(links) => Some(links),
-            Kind::VhostUser(_) | Kind::Patch(_) => None,
+            Kind::VhostUser(_) | Kind::Patch(_) | Kind::Load(_) => None,
         }
     }
 
@@ -369,6 +382,7 @@ impl World {
             Kind::VhostUser(device) => device.queue_pairs,
             Kind::Patch(_) => 0,
             Kind::Links(links) => links.queues(),
+            Kind::Load(load) => load.is_generator().into(),
         };
         let queues = Queues::new(self.assign(pairs));
         self.ports[place] = Some(PortEntry {

@@ -49,6 +49,37 @@ pub fn wait_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> bool {
     }
 }
 
+/// The process that listened at the socket which this one was connected to, when it began to.
+///
+/// # Errors
+///
+/// The error of `getsockopt`; [`io::ErrorKind::NotFound`] for a process that is not seen from here.
+pub fn listener(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of_val(&credentials) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a structure of that size.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut len,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match u32::try_from(credentials.pid) {
+        Ok(pid @ 1..) => Ok(pid),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
 /// Whether the peer of a stream socket has closed its end.
 pub fn hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd {
@@ -63,6 +94,13 @@ pub fn hung_up(socket: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_listener_is_known() {
+        use std::os::fd::AsFd;
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(super::listener(a.as_fd()).unwrap(), std::process::id());
+    }
+
     use super::*;
     use std::io::{Read, Write};
     use std::os::fd::AsFd;

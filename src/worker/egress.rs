@@ -137,6 +137,7 @@ impl Egress {
                     }
                     None => drop_all(order, burst.jobs, outcome),
                 },
+                Attachment::Load(load) => load.take(order, burst, counts),
                 Attachment::Link(None) | Attachment::Patch(_) => {
                     drop_all(order, burst.jobs, outcome);
                 }
@@ -287,6 +288,6 @@ fn queues(snapshot: &Snapshot, port: PortId) -> usize {
     match snapshot.port(port).map(|port| &port.attachment) {
         Some(Attachment::Rings(rings)) => rings.rx.len(),
         Some(Attachment::Link(Some(link))) => link.queues().len(),
-        Some(Attachment::Link(None) | Attachment::Patch(_)) | None => 0,
+        Some(Attachment::Link(None) | Attachment::Patch(_) | Attachment::Load(_)) | None => 0,
     }
 }

@@ -13,6 +13,7 @@ mod handover;
 mod ingress;
 mod link_in;
 mod link_out;
+pub mod load;
 mod manual;
 mod mend;
 mod patience;

@@ -232,7 +232,21 @@ impl Queues {
                         }
                     }
                 }
-                Attachment::Link(None) | Attachment::Patch(_) => {}
+                Attachment::Load(load) if load.is_generator() => {
+                    if let Some(assigned) = mine(0) {
+                        self.want(
+                            Wanted {
+                                port: id,
+                                pair: 0,
+                                index: 0,
+                                source: Source::Load(Arc::clone(load)),
+                                duty: Arc::clone(&assigned.duty),
+                            },
+                            now_ns,
+                        );
+                    }
+                }
+                Attachment::Load(_) | Attachment::Link(None) | Attachment::Patch(_) => {}
             }
         }
         let mut left = false;

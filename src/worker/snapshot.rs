@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::duty::Duty;
 use super::flood::Progress;
+use super::load::LoadPort;
 use crate::frame::offloads::Offloads;
 use crate::relay::{PortSet, Relay, Slot};
 use crate::stats::{PortCounters, VlanCounters};
@@ -116,6 +117,8 @@ pub enum Attachment {
     Patch(PortId),
     /// A device of the host; `None` while it is away.
     Link(Option<Arc<Link>>),
+    /// Frames are made or only counted.
+    Load(Arc<LoadPort>),
 }
 
 impl Attachment {
@@ -124,7 +127,7 @@ impl Attachment {
     pub fn rings(&self) -> Option<&PortRings> {
         match self {
             Self::Rings(rings) => Some(rings),
-            Self::Patch(_) | Self::Link(_) => None,
+            Self::Patch(_) | Self::Link(_) | Self::Load(_) => None,
         }
     }
 
@@ -133,7 +136,16 @@ impl Attachment {
     pub fn link(&self) -> Option<&Arc<Link>> {
         match self {
             Self::Link(link) => link.as_ref(),
-            Self::Rings(_) | Self::Patch(_) => None,
+            Self::Rings(_) | Self::Patch(_) | Self::Load(_) => None,
+        }
+    }
+
+    /// What is behind a load port.
+    #[inline]
+    pub fn load(&self) -> Option<&Arc<LoadPort>> {
+        match self {
+            Self::Load(load) => Some(load),
+            Self::Rings(_) | Self::Patch(_) | Self::Link(_) => None,
         }
     }
 }

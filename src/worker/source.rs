@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::load::LoadPort;
 use super::snapshot::{QueueProgress, TxQueue};
 use crate::sys::eventfd;
 use crate::uplink::{Link, LinkQueue};
@@ -24,6 +25,8 @@ pub enum Source {
     },
     /// A queue of a device of the host.
     Link(Arc<Link>),
+    /// A generator.
+    Load(Arc<LoadPort>),
 }
 
 impl Source {
@@ -40,7 +43,7 @@ impl Source {
     pub fn was_found(&self) -> bool {
         match self {
             Self::Ring { progress, .. } => progress.found.load(Ordering::Relaxed),
-            Self::Link(_) => true,
+            Self::Link(_) | Self::Load(_) => true,
         }
     }
 
@@ -56,6 +59,7 @@ impl Source {
         match self {
             Self::Ring { kick, .. } => kick.as_ref().map(AsRawFd::as_raw_fd),
             Self::Link(link) => link.queues().get(index).map(AsRawFd::as_raw_fd),
+            Self::Load(load) => load.event(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Source {
         match (self, other) {
             (Self::Ring { ring: a, .. }, Self::Ring { ring: b, .. }) => Arc::ptr_eq(a, b),
             (Self::Link(a), Self::Link(b)) => Arc::ptr_eq(a, b),
+            (Self::Load(a), Self::Load(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -107,6 +112,8 @@ impl Source {
                     queue.disable_calls();
                 }
             }
+            // Orders are rare.
+            Self::Load(_) => {}
         }
     }
 
@@ -123,6 +130,7 @@ impl Source {
                 .queues()
                 .get(index)
                 .is_some_and(LinkQueue::enable_calls),
+            Self::Load(load) => load.has_work(),
         }
     }
 }

@@ -154,6 +154,7 @@ impl Worker {
                     let queue = (port, index);
                     self.path.link_turn(snapshot, queue, at, &mut local.sizes)
                 }
+                Source::Load(_) => self.path.load_turn(snapshot, port, at),
             };
             if timed {
                 let ended = clock.now_ns();

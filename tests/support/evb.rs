@@ -206,9 +206,8 @@ impl Evb {
 
     /// Sends a signal.
     pub fn signal(&self, signal: libc::c_int) {
-        // SAFETY: a plain system call; the child has not been waited for, so the pid is still its own.
-        let sent = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
-        assert_eq!(sent, 0, "the daemon is gone:\n{}", self.log());
+        let sent = signal_process(&self.child, signal);
+        assert!(sent, "the daemon is gone:\n{}", self.log());
     }
 
     /// Panics if the process has ended.
@@ -381,6 +380,12 @@ impl Drop for Evb {
             eprintln!("--- the daemon's log:\n{}\n---", self.log());
         }
     }
+}
+
+/// Sends a signal to a process that has not been waited for; false if there is none.
+pub fn signal_process(child: &Child, signal: libc::c_int) -> bool {
+    // SAFETY: a plain system call; the child has not been waited for, so the pid is still its own.
+    unsafe { libc::kill(child.id().cast_signed(), signal) == 0 }
 }
 
 /// Allows this process as many descriptors as it may have: guests have about ten each.

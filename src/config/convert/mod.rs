@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod load;
 mod patch;
 mod port;
 mod relay;
@@ -62,6 +63,7 @@ impl Seat {
 enum Plug {
     Vm,
     Host,
+    Load,
     Patch,
     /// An uplink to the outside, and where it says that it shares its NIC.
     Outside {

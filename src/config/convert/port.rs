@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 
+use super::load;
 use super::settings::{Marks, of_port};
 use super::tap::{self, Device};
 use super::words::{Faults, check_name, number, place, socket, unknown, worker};
 use super::{Claims, Plug, Relays, Seat};
 use crate::config::file::PortTable;
-use crate::config::model::{Backend, Port};
+use crate::config::model::{Backend, Generator, Port};
 use crate::config::read::Broken;
 use crate::config::report::{Fault, Span};
 use crate::frame::mac::Mac;
@@ -22,6 +23,8 @@ pub const QUEUES_MAX: i64 = 8;
 pub const QUEUES_OF_VM: u16 = 8;
 /// Queue pairs of other links by default.
 pub const QUEUES_OF_DEVICE: u16 = 1;
+/// Queue pairs of a load port: frames are made in one place.
+pub const QUEUES_OF_LOAD: u16 = 1;
 /// Ports that one template can make.
 const COUNT_MAX: i64 = 2048;
 /// The mark in a template that the number of the port replaces.
@@ -83,6 +86,8 @@ fn read_groups<'a>(
             ("listen", place(&group.listen)),
             ("connect", place(&group.connect)),
             ("tap", place(&group.tap)),
+            ("generator", place(&group.generator)),
+            ("sink", place(&group.sink)),
             ("mac", place(&group.mac)),
         ];
         for (key, at) in own.into_iter().filter_map(|(key, at)| Some((key, at?))) {
@@ -147,6 +152,7 @@ struct Template {
     settings: PortConfig,
     marks: Marks,
     tap_mac: Option<Mac>,
+    generator: Option<Generator>,
 }
 
 impl Template {
@@ -165,18 +171,30 @@ impl Template {
         let relay = relays.resolve("port", &name, &table.relay, &name_at, faults);
         let tap = table.tap.as_ref().map(Spanned::get_ref);
         let tap_mac = tap.and_then(|tap| tap::mac(tap, faults));
-        let (settings, marks) = of_port(table, tap_mac.clone(), faults);
+        let (mut settings, marks) = of_port(table, tap_mac.clone(), faults);
         backends(table, &at, faults);
+        load::check(table, faults);
+        let generator = table
+            .generator
+            .as_ref()
+            .and_then(|word| load::generator(word, faults));
+        if let Some(generator) = &generator {
+            load::admit(table, generator, &mut settings);
+        }
         let mut template = Template {
             at: name_at,
             name,
             numbers: numbers(table, faults),
             relay,
-            queues: tap::queues(&table.queues, table.tap.as_ref(), faults),
+            queues: match load::is_load(table) {
+                Some(_) => QUEUES_OF_LOAD,
+                None => tap::queues(&table.queues, table.tap.as_ref(), faults),
+            },
             worker: worker(&table.worker, workers, faults),
             settings,
             marks,
             tap_mac: tap_mac.map(|(mac, _)| mac),
+            generator,
         };
         if !template.is_marked(table, faults) {
             // All its ports would be the same: one is enough to find what else is wrong.
@@ -272,6 +290,8 @@ impl Template {
                 marks: self.marks.clone(),
                 plug: if table.tap.is_some() {
                     Plug::Host
+                } else if load::is_load(table).is_some() {
+                    Plug::Load
                 } else {
                     Plug::Vm
                 },
@@ -310,6 +330,12 @@ impl Template {
         if let Some(word) = &table.connect {
             return socket_at(word).map(Backend::Connect);
         }
+        if table.generator.is_some() {
+            return self.generator.clone().map(Backend::Generator);
+        }
+        if table.sink.is_some() {
+            return Some(Backend::Sink);
+        }
         let mac = self.tap_mac.and_then(|mac| shift(mac, index));
         match tap::device(table.tap.as_ref()?, mac, fill, claims, faults)? {
             Device::Named(tap) => Some(Backend::Tap(tap)),
@@ -337,7 +363,7 @@ impl Template {
 
 /// The address `index` above `mac`, of the same vendor: the ports of a template have their
 /// addresses in a row.
-fn shift(mac: Mac, index: u32) -> Option<Mac> {
+pub fn shift(mac: Mac, index: u32) -> Option<Mac> {
     let (vendor, device) = (mac.to_u64() >> 24, mac.to_u64() & 0xff_ffff);
     let device = device + u64::from(index);
     (device <= 0xff_ffff).then(|| Mac::from_u64(vendor << 24 | device))
@@ -358,6 +384,8 @@ fn backends(table: &PortTable, at: &Span, faults: &mut Faults) {
         ("listen", place(&table.listen)),
         ("connect", place(&table.connect)),
         ("tap", place(&table.tap)),
+        ("generator", place(&table.generator)),
+        ("sink", place(&table.sink)),
     ];
     one_of(&words, "port", at, faults);
     if let Some(tap) = &table.tap {

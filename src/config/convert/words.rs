@@ -127,6 +127,19 @@ pub fn station(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
     Some(mac)
 }
 
+/// An address that a frame can be sent to: that of a station, of a group, or everybody's.
+pub fn destination(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
+    let mac = address(text, at.clone(), faults)?;
+    if mac.is_zero() {
+        faults.push(
+            Fault::at(at, "the zero address belongs to nobody")
+                .help("a locally administered address is one such as 52:54:00:00:00:01"),
+        );
+        return None;
+    }
+    Some(mac)
+}
+
 /// The address of a multicast group.
 pub fn group_address(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
     let mac = address(text, at.clone(), faults)?;

@@ -52,6 +52,11 @@ fn check(file: &str) {
 }
 
 #[test]
+fn load_ports() {
+    check("load.txt");
+}
+
+#[test]
 fn text() {
     check("text.txt");
 }

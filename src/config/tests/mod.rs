@@ -5,6 +5,7 @@ mod docs;
 mod fuzz;
 mod invalid;
 mod links;
+mod load;
 mod sources;
 mod specs;
 mod valid;

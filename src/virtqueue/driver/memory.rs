@@ -64,6 +64,7 @@ pub struct DriverRegion {
 
 impl DriverRegion {
     /// Guest physical address.
+    #[inline]
     pub fn guest_addr(&self) -> u64 {
         self.guest_addr
     }
@@ -235,7 +236,8 @@ impl DriverMemory {
         Ok(())
     }
 
-    fn checked(&self, guest_addr: u64, len: usize) -> Result<*mut u8, MemoryError> {
+    /// A pointer to a range that is wholly mapped, for as long as this object lives.
+    pub(super) fn checked(&self, guest_addr: u64, len: usize) -> Result<*mut u8, MemoryError> {
         self.pointer(guest_addr, len as u64)
             .ok_or(MemoryError::Outside {
                 guest_addr,
@@ -359,6 +361,7 @@ unsafe impl Send for Carve {}
 
 impl Carve {
     /// Guest address of its first byte.
+    #[inline]
     pub fn guest_addr(&self) -> u64 {
         self.guest_addr
     }
@@ -379,6 +382,7 @@ impl Carve {
     }
 
     /// Its first byte; valid for `len` bytes as long as the carve lives.
+    #[inline]
     pub(super) fn pointer(&self) -> *mut u8 {
         self.pointer
     }

@@ -24,12 +24,14 @@ mod slots;
 mod split;
 mod tx;
 mod wake;
+mod wire;
 
 pub use memory::{Carve, DriverMemory, DriverRegion, MemoryError, RegionSpec};
 pub use ring::{DeviceError, DriverFeatures, RingLayout};
 pub use rx::RxQueue;
 pub use slots::{Layout, QueueError, QueueOptions};
 pub use tx::{SendError, TxQueue};
+pub use wire::Wire;
 
 /// A virtio-net header as it lies in guest memory: 12 bytes, of which a device without
 /// `VERSION_1` and `MRG_RXBUF` sees the first 10.

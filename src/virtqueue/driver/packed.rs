@@ -247,6 +247,20 @@ impl Packed {
         both == (self.used.wrap, self.used.wrap) && self.outstanding() > 0
     }
 
+    /// Takes buffers for ones of a single descriptor: what has more is guessed wrong.
+    #[inline]
+    pub fn upcoming(&self, ahead: u16) -> Option<u16> {
+        if ahead >= self.outstanding() {
+            return None;
+        }
+        let mut at = self.used;
+        at.advance(ahead, self.size);
+        let flags = u16::from_le(self.flags(at.index).load(Ordering::Acquire));
+        let there = (flags & AVAIL != 0, flags & USED != 0) == (at.wrap, at.wrap);
+        let id = self.order[self.order_slot(self.order_from.wrapping_add(ahead))];
+        there.then(|| self.buffers[usize::from(id)].token)
+    }
+
     pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
         if self.batch == 0 && !self.next_batch()? {
             return Ok(None);

@@ -168,12 +168,14 @@ impl Ring {
     }
 
     /// Descriptors that are free.
+    #[inline]
     pub fn room(&self) -> u16 {
         either!(self, r => r.room())
     }
 
     /// Hands a buffer over; the device sees it at the next `publish`. The caller has checked that there
     /// is room for `parts.len()` descriptors, or for one with a table of at least that many.
+    #[inline]
     pub fn post(&mut self, parts: &[Part], access: Access, token: u16, table: Option<Table>) {
         either!(self, r => r.post(parts, access, token, table));
     }
@@ -182,8 +184,16 @@ impl Ring {
         either!(self, r => r.publish());
     }
 
+    #[inline]
     pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
         either!(self, r => r.pop())
+    }
+
+    /// The buffer that `pop` will probably return after `ahead` others, if it is known to have come back. A guess, to
+    /// be looked for in the cache.
+    #[inline]
+    pub fn upcoming(&self, ahead: u16) -> Option<u16> {
+        either!(self, r => r.upcoming(ahead))
     }
 
     pub fn has_used(&self) -> bool {

@@ -11,7 +11,10 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::copy_bytes;
+use crate::virtqueue::copy::{copy_bytes, prefetch_line};
+
+/// How many buffers ahead the beginning of one is fetched into the cache.
+const AHEAD: u16 = 8;
 
 /// A receive queue: what the guest gets.
 #[derive(Debug)]
@@ -69,6 +72,11 @@ impl RxQueue {
         count
     }
 
+    /// Buffers that the device does not hold.
+    pub fn free(&self) -> u16 {
+        self.slots.free()
+    }
+
     /// Shows the posted buffers to the device and wakes it if it wishes; true if it was woken.
     pub fn kick(&mut self) -> io::Result<bool> {
         self.ring.publish();
@@ -109,6 +117,51 @@ impl RxQueue {
             // SAFETY: `take` hands over `count` readable bytes, of which `now` has room for its length.
             unsafe { copy_bytes(now.as_mut_ptr(), from, now.len()) };
             left = later;
+        })?;
+        Ok(found.map(|header| {
+            *place = header;
+            len
+        }))
+    }
+
+    /// Takes one frame whose first bytes, as many as it has and `head` holds, go there, behind 12 bytes of header. The
+    /// rest replaces what `rest` held if `wanted` says so of them. Returns the bytes of header and frame. `head` has room
+    /// for a header at least.
+    pub fn recv_head(
+        &mut self,
+        head: &mut [u8],
+        wanted: impl FnOnce(&[u8]) -> bool,
+        rest: &mut Vec<u8>,
+    ) -> Result<Option<usize>, DeviceError> {
+        rest.clear();
+        let Some((place, head)) = head.split_first_chunk_mut::<12>() else {
+            return Ok(None);
+        };
+        let (mut len, mut filled) = (place.len(), 0);
+        let mut wanted = Some(wanted);
+        let mut keep = false;
+        let found = self.take(|from, count| {
+            len += count;
+            let now = count.min(head.len() - filled);
+            // SAFETY: `take` hands over `count` readable bytes, and `head` has room for `now` of them.
+            unsafe { copy_bytes(head.as_mut_ptr().add(filled), from, now) };
+            filled += now;
+            // What is to be known of a frame is known when the head is full.
+            if filled == head.len()
+                && let Some(wanted) = wanted.take()
+            {
+                keep = wanted(head);
+            }
+            if keep {
+                let more = count - now;
+                rest.reserve(more);
+                // SAFETY: `now + more` bytes are readable; `reserve` made the room that `set_len` then covers.
+                unsafe {
+                    let to = rest.as_mut_ptr().add(rest.len());
+                    std::ptr::copy_nonoverlapping(from.add(now), to, more);
+                    rest.set_len(rest.len() + more);
+                }
+            }
         })?;
         Ok(found.map(|header| {
             *place = header;
@@ -168,6 +221,9 @@ impl RxQueue {
     }
 
     fn pop(&mut self) -> Result<Option<(u16, u32)>, DeviceError> {
+        if let Some(slot) = self.ring.upcoming(AHEAD) {
+            prefetch_line::<false>(self.slots.pointer(slot));
+        }
         let Some(used) = self.ring.pop()? else {
             return Ok(None);
         };

@@ -1,5 +1,6 @@
 //! Buffers of a queue: equal slots in one carve, and how a slot is cut into descriptors.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -77,10 +78,12 @@ pub(super) struct Slots {
     buffers: Carve,
     tables: Option<Carve>,
     ring_size: u16,
+    stride: u64,
     len: u32,
     header_len: u32,
     layout: Layout,
-    free: Vec<u16>,
+    /// First in, first out: with a device that works in order, a place in the ring has the same slot for ever.
+    free: VecDeque<u16>,
 }
 
 impl Slots {
@@ -112,10 +115,11 @@ impl Slots {
             buffers: memory.carve(stride * u64::from(buffers), 64)?,
             tables,
             ring_size: size,
+            stride,
             len: buffer_len,
             header_len: header_len.into(),
             layout,
-            free: (0..buffers).rev().collect(),
+            free: (0..buffers).collect(),
         })
     }
 
@@ -131,28 +135,44 @@ impl Slots {
     }
 
     /// The slot that `take` would take.
+    #[inline]
     pub fn next(&self) -> Option<u16> {
-        self.free.last().copied()
+        self.free.front().copied()
     }
 
+    #[inline]
     pub fn take(&mut self) -> Option<u16> {
-        self.free.pop()
+        self.free.pop_front()
     }
 
+    #[inline]
     pub fn give(&mut self, slot: u16) {
-        self.free.push(slot);
+        self.free.push_back(slot);
     }
 
+    /// The slot that `take` takes after `count` others, as far as is known.
+    #[inline]
+    pub fn ahead(&self, count: usize) -> Option<u16> {
+        self.free.get(count).copied()
+    }
+
+    pub fn free(&self) -> u16 {
+        self.free.len() as u16
+    }
+
+    #[inline]
     fn offset(&self, slot: u16) -> u64 {
-        u64::from(slot) * stride(self.len)
+        u64::from(slot) * self.stride
     }
 
     /// First byte of a slot; valid for `len()` bytes.
+    #[inline]
     pub fn pointer(&self, slot: u16) -> *mut u8 {
         // SAFETY: slots come from `free`, so the offset is inside the carve.
         unsafe { self.buffers.pointer().add(self.offset(slot) as usize) }
     }
 
+    #[inline]
     pub fn table(&self, slot: u16) -> Option<Table> {
         let tables = self.tables.as_ref()?;
         let offset = u64::from(slot) * MAX_PARTS as u64 * 16;
@@ -165,6 +185,7 @@ impl Slots {
     }
 
     /// Descriptors of the ring that a buffer of `len` bytes takes.
+    #[inline]
     pub fn cost(&self, len: u32) -> u16 {
         if self.tables.is_some() {
             return 1;
@@ -177,6 +198,7 @@ impl Slots {
     }
 
     /// Describes the first `len` bytes of a slot. The caller keeps `parts`, which is large, from call to call.
+    #[inline]
     pub fn describe(&self, slot: u16, len: u32, parts: &mut Parts) {
         let start = self.buffers.guest_addr() + self.offset(slot);
         parts.clear();

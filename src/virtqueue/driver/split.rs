@@ -16,16 +16,47 @@ use super::ring::{
     Access, Areas, DeviceError, DriverFeatures, Part, RingLayout, Table, Used, event_crossed,
 };
 
+/// A descriptor as it stands in a table. New tables hold zeros.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
 /// Writes one descriptor, little endian.
-fn write_descriptor(table: *mut u8, index: u16, part: Part, flags: u16, next: u16) {
+fn write_descriptor(table: *mut u8, index: u16, descriptor: Descriptor) {
+    let Descriptor {
+        addr,
+        len,
+        flags,
+        next,
+    } = descriptor;
     // SAFETY: the callers pass an index below the number of descriptors that `table` has room for; the
     // table is 16-byte aligned and no reference to it exists.
     unsafe {
         let at = table.add(usize::from(index) * 16);
-        at.cast::<u64>().write(part.addr.to_le());
-        at.add(8).cast::<u32>().write(part.len.to_le());
+        at.cast::<u64>().write(addr.to_le());
+        at.add(8).cast::<u32>().write(len.to_le());
         at.add(12).cast::<u16>().write(flags.to_le());
         at.add(14).cast::<u16>().write(next.to_le());
+    }
+}
+
+impl Descriptor {
+    fn new(part: Part, flags: u16, next: Option<u16>) -> Self {
+        let more = if next.is_some() {
+            VRING_DESC_F_NEXT as u16
+        } else {
+            0
+        };
+        Self {
+            addr: part.addr,
+            len: part.len,
+            flags: flags | more,
+            next: next.unwrap_or(0),
+        }
     }
 }
 
@@ -40,20 +71,24 @@ struct Chain {
 pub(super) struct Split {
     areas: Areas,
     size: u16,
+    /// `size - 1`, and not among the fields that change: a load that spans one of these waits until it is written.
+    mask: usize,
     event_idx: bool,
     in_order: bool,
     /// Indices of free descriptors, a queue of which `free_from..free_to` is filled.
     free: Box<[u16]>,
     free_from: u16,
     free_to: u16,
-    /// Links within the posted chains; the table in shared memory is never read back.
-    next: Box<[u16]>,
+    /// What stands in the table in shared memory, which is never read back.
+    written: Box<[Descriptor]>,
     chains: Box<[Chain]>,
     /// Heads in the order in which they were posted, by avail index.
     order: Box<[u16]>,
     avail_idx: u16,
     kicked_idx: u16,
     used_idx: u16,
+    /// The device's used index as it was read last.
+    used_seen: u16,
     outstanding: u16,
     /// What is left of the used element read last: chains, the last one's head and its length.
     batch: u16,
@@ -77,17 +112,19 @@ impl Split {
         let mut ring = Self {
             areas,
             size,
+            mask: usize::from(size) - 1,
             event_idx: features.event_idx,
             in_order: features.in_order,
             free: (0..size).collect(),
             free_from: 0,
             free_to: size,
-            next: vec![0; slots].into(),
+            written: vec![Descriptor::default(); slots].into(),
             chains: vec![Chain::default(); slots].into(),
             order: vec![0; slots].into(),
             avail_idx: 0,
             kicked_idx: 0,
             used_idx: 0,
+            used_seen: 0,
             outstanding: 0,
             batch: 0,
             batch_end: 0,
@@ -101,6 +138,7 @@ impl Split {
         self.areas.layout(self.size)
     }
 
+    #[inline]
     pub fn room(&self) -> u16 {
         self.free_to.wrapping_sub(self.free_from)
     }
@@ -109,8 +147,9 @@ impl Split {
         self.outstanding
     }
 
+    #[inline]
     fn mask(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+        usize::from(index) & self.mask
     }
 
     /// Field `index` of the avail ring: 0 flags, 1 idx, 2.. the ring, 2 + size `used_event`.
@@ -128,60 +167,69 @@ impl Split {
         unsafe { AtomicU16::from_ptr(self.areas.used.pointer().cast::<u16>().add(index as usize)) }
     }
 
+    #[inline]
     fn take_free(&mut self) -> u16 {
         let index = self.free[self.mask(self.free_from)];
         self.free_from = self.free_from.wrapping_add(1);
         index
     }
 
+    #[inline]
     fn give_free(&mut self, index: u16) {
         let at = self.mask(self.free_to);
         self.free[at] = index;
         self.free_to = self.free_to.wrapping_add(1);
     }
 
+    #[inline]
     pub fn post(&mut self, parts: &[Part], access: Access, token: u16, table: Option<Table>) {
         let own = if access == Access::DeviceWrites {
             VRING_DESC_F_WRITE as u16
         } else {
             0
         };
-        let next = VRING_DESC_F_NEXT as u16;
         let head = self.take_free();
-        let desc = self.areas.desc.pointer();
         let descriptors = if let Some(table) = table {
             for (i, part) in (0u16..).zip(parts) {
-                let more = usize::from(i) + 1 < parts.len();
-                let flags = own | if more { next } else { 0 };
-                write_descriptor(table.pointer, i, *part, flags, if more { i + 1 } else { 0 });
+                let more = (usize::from(i) + 1 < parts.len()).then_some(i + 1);
+                write_descriptor(table.pointer, i, Descriptor::new(*part, own, more));
             }
             let whole = Part {
                 addr: table.addr,
                 len: 16 * parts.len() as u32,
             };
-            write_descriptor(desc, head, whole, VRING_DESC_F_INDIRECT as u16, 0);
+            let flags = VRING_DESC_F_INDIRECT as u16;
+            self.describe(head, Descriptor::new(whole, flags, None));
             1
         } else {
             let mut index = head;
             for (i, part) in parts.iter().enumerate() {
-                if i + 1 < parts.len() {
-                    let following = self.take_free();
-                    write_descriptor(desc, index, *part, own | next, following);
-                    self.next[usize::from(index)] = following;
-                    index = following;
-                } else {
-                    write_descriptor(desc, index, *part, own, 0);
-                }
+                let following = (i + 1 < parts.len()).then(|| self.take_free());
+                self.describe(index, Descriptor::new(*part, own, following));
+                index = following.unwrap_or(index);
             }
             parts.len() as u16
         };
         self.chains[usize::from(head)] = Chain { token, descriptors };
         let slot = self.mask(self.avail_idx);
-        self.order[slot] = head;
-        self.avail(2 + slot as u16)
-            .store(head.to_le(), Ordering::Relaxed);
+        // As for descriptors.
+        if self.order[slot] != head {
+            self.order[slot] = head;
+            self.avail(2 + slot as u16)
+                .store(head.to_le(), Ordering::Relaxed);
+        }
         self.avail_idx = self.avail_idx.wrapping_add(1);
         self.outstanding += 1;
+    }
+
+    /// Makes a descriptor of the ring what it is to be. One that is so already stays in the device's cache.
+    #[inline]
+    fn describe(&mut self, index: u16, descriptor: Descriptor) {
+        let written = &mut self.written[usize::from(index)];
+        if *written != descriptor {
+            *written = descriptor;
+            write_descriptor(self.areas.desc.pointer(), index, descriptor);
+        }
     }
 
     pub fn publish(&mut self) {
@@ -193,6 +241,14 @@ impl Split {
         self.batch > 0 || u16::from_le(self.used(1).load(Ordering::Acquire)) != self.used_idx
     }
 
+    #[inline]
+    pub fn upcoming(&self, ahead: u16) -> Option<u16> {
+        let there = ahead < self.used_seen.wrapping_sub(self.used_idx);
+        let head = self.order[self.mask(self.used_idx.wrapping_add(ahead))];
+        there.then(|| self.chains[usize::from(head)].token)
+    }
+
+    #[inline]
     pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
         if self.batch == 0 && !self.next_batch()? {
             return Ok(None);
@@ -212,8 +268,13 @@ impl Split {
     }
 
     /// Reads one used element and notes the chains that it stands for; false where there is none.
+    #[inline]
     fn next_batch(&mut self) -> Result<bool, DeviceError> {
-        let used = u16::from_le(self.used(1).load(Ordering::Acquire));
+        // The index lies in a cache line that the device writes: it is read when it must be.
+        if self.used_seen == self.used_idx {
+            self.used_seen = u16::from_le(self.used(1).load(Ordering::Acquire));
+        }
+        let used = self.used_seen;
         let published = used.wrapping_sub(self.used_idx);
         if published == 0 {
             return Ok(false);
@@ -245,6 +306,7 @@ impl Split {
     }
 
     /// Used element number `slot`: id and length, each read once.
+    #[inline]
     fn element(&self, slot: usize) -> (u32, u32) {
         debug_assert!(slot < usize::from(self.size));
         // SAFETY: the used area is 4-byte aligned and holds `size` elements of 8 bytes behind 4 bytes
@@ -259,11 +321,12 @@ impl Split {
         (u32::from_le(id), u32::from_le(len))
     }
 
+    #[inline]
     fn release(&mut self, head: u16) -> u16 {
         let Chain { token, descriptors } = std::mem::take(&mut self.chains[usize::from(head)]);
         let mut index = head;
         for _ in 0..descriptors {
-            let following = self.next[usize::from(index)];
+            let following = self.written[usize::from(index)].next;
             self.give_free(index);
             index = following;
         }

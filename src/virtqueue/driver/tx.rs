@@ -12,7 +12,13 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
+use crate::virtqueue::copy::{Gather, copy_bytes, pieces, prefetch_line};
+
+/// Bytes of a frame in the first cache line of its buffer, behind the header.
+const LINE: usize = 52;
+
+/// How many buffers ahead the beginning of one is fetched into the cache.
+const AHEAD: usize = 8;
 
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -72,6 +78,38 @@ impl TxQueue {
         Ok(())
     }
 
+    /// Sends a frame of `len` bytes of which only the beginning is given. What follows is what its buffer last held
+    /// there: zeros, or a part of an earlier frame. For a load, whose frames differ in their first bytes only.
+    pub fn send_head(
+        &mut self,
+        header: &HeaderBytes,
+        head: &[u8],
+        len: usize,
+    ) -> Result<(), SendError> {
+        if head.len() > len {
+            return Err(SendError::Length(len));
+        }
+        let whole = self.header_len + len;
+        let slot = self.take(whole, len)?;
+        let to = self.slots.pointer(slot);
+        // SAFETY: as in `send`: the slot has room for header and `len` bytes, of which `head` is no more.
+        unsafe {
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
+            let to = to.add(self.header_len);
+            match head.first_chunk::<LINE>() {
+                // A length that the compiler knows.
+                Some(line) => {
+                    std::ptr::copy_nonoverlapping(line.as_ptr(), to, LINE);
+                    let rest = &head[LINE..];
+                    std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(LINE), rest.len());
+                }
+                None => std::ptr::copy_nonoverlapping(head.as_ptr(), to, head.len()),
+            }
+        }
+        self.post(slot, whole);
+        Ok(())
+    }
+
     /// The same with a frame that lies in several places, behind a header of the queue's length.
     ///
     /// # Errors
@@ -114,6 +152,9 @@ impl TxQueue {
                 return Err(SendError::Full);
             }
         }
+        if let Some(slot) = self.slots.ahead(AHEAD) {
+            prefetch_line::<true>(self.slots.pointer(slot));
+        }
         self.slots.take().ok_or(SendError::Full)
     }
 
@@ -146,6 +187,11 @@ impl TxQueue {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Frames that can be sent, if each needs one descriptor, without asking what the device has given back.
+    pub fn vacant(&self) -> usize {
+        self.slots.free().min(self.ring.room()).into()
     }
 
     /// Frames that the device has not given back yet, as of the last [`TxQueue::reclaim`].
