@@ -14,8 +14,12 @@ N ?=
 # Targets of `make fuzz`, and seconds for each.
 T ?= config frames rings messages
 S ?= 225
+# UPDATE=1 writes the table of `make instructions` anew.
+UPDATE ?=
+# After how long `make bench` begins nothing more; the next one goes on from there.
+MINUTES ?= 14
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network bench fuzz images host-image rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network instructions microbench bench fuzz images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,8 +63,17 @@ network: build ## brings up a reference network to log in to, N=B_V1; without N 
 	@lab/deps.sh networks
 	@python3 -m lab network $(if $(N),up $(N),list)
 
-bench: rust ## what the size of a relay costs a frame
-	@cargo bench --locked --bench relay
+instructions: rust ## instructions of a frame on its way through the worker, against benches/instructions.toml
+	@lab/deps.sh valgrind
+	@cargo bench --locked --quiet --bench frame_path -- instructions $(if $(UPDATE),--update)
+
+microbench: rust ## times of a frame in the worker, of its parts, and by the size of a relay
+	@cargo bench --locked --bench frame_path --bench parts --bench relay
+
+bench: build ## beside Open vSwitch with DPDK and others, a quarter of an hour; needs root. K="words" picks cases, MINUTES=3
+	@lab/deps.sh bench
+	@cargo build --release --locked --example stock
+	@python3 -m benches.side_by_side --minutes $(MINUTES) $(if $(K),--only '$(K)')
 
 fuzz: rust ## a quarter of an hour of arbitrary input; T="config" picks a target, S=60 its seconds
 	@cargo fuzz --version > /dev/null 2>&1 || cargo install --locked cargo-fuzz

@@ -7,13 +7,16 @@
 // Numbers are far below 2^52.
 #![allow(clippy::cast_precision_loss)]
 
-mod common;
+#[path = "common/measure.rs"]
+mod measure;
+#[path = "common/relays.rs"]
+mod relays;
 
 use std::hint::black_box;
-use std::time::Instant;
 
-use common::{NOBODY, Net, Size};
 use evb::stats::VlanCounters;
+use measure::{Run, series, timed};
+use relays::{NOBODY, Net, Size};
 
 /// Measurements of each size.
 const ROUNDS: usize = 21;
@@ -22,16 +25,8 @@ const FRAMES: usize = 1 << 16;
 /// Conversations that fit into the nearest caches whatever the size of the relay.
 const FEW: usize = 32;
 
-/// Something that can be measured again and again; it returns how many frames it took.
-type Run = Box<dyn FnMut() -> usize>;
-
 fn main() {
-    // `cargo test --benches` wants to know that it runs at all.
-    let rounds = if std::env::args().any(|arg| arg == "--bench") {
-        ROUNDS
-    } else {
-        1
-    };
+    let rounds = measure::rounds(ROUNDS);
     // First, as memory that was given back is not taken from the system again.
     memory();
     let size = |ports, vlans, entries| Size {
@@ -41,7 +36,7 @@ fn main() {
     };
     let entries = [2, 1024, 65_536, 1 << 20];
     let named = |what: &str, numbers: &[u64], run: &dyn Fn(u64) -> Run| {
-        let runs = numbers.iter().map(|number| (*number, run(*number)));
+        let runs = numbers.iter().map(|n| (n.to_string(), run(*n)));
         series(what, rounds, runs.collect());
     };
     named("forward, 32 conversations, FDB entries", &entries, &|n| {
@@ -84,7 +79,7 @@ fn main() {
 fn forward(size: Size, conversations: usize) -> Run {
     let mut net = Net::new(size);
     let sent = net.conversations(conversations);
-    Box::new(move || {
+    timed(move || {
         for _ in 0..FRAMES / sent.len() {
             for sent in &sent {
                 black_box(net.forward(sent));
@@ -98,7 +93,7 @@ fn forward(size: Size, conversations: usize) -> Run {
 fn refresh(size: Size) -> Run {
     let mut net = Net::new(size);
     let sent = net.conversations(FEW);
-    Box::new(move || {
+    timed(move || {
         for _ in 0..FRAMES / FEW {
             net.now += 1;
             for sent in &sent {
@@ -119,7 +114,7 @@ fn learn(entries: u64) -> Run {
     let sent: Vec<_> = (0..entries).map(|n| net.frame(NOBODY, n)).collect();
     let batch = sent.len().min(FRAMES);
     let mut first = 0;
-    Box::new(move || {
+    timed(move || {
         if first == 0 {
             net.fdb().flush(net.now, |_| true);
         }
@@ -134,7 +129,7 @@ fn learn(entries: u64) -> Run {
 /// Counts a frame in and out, in one VLAN after the other.
 fn count(vlans: u16) -> Run {
     let counters = VlanCounters::default();
-    Box::new(move || {
+    timed(move || {
         for frame in 0..FRAMES {
             let vid = 1 + (frame % usize::from(vlans)) as u16;
             counters.count_in(black_box(vid), 1, 64);
@@ -142,31 +137,6 @@ fn count(vlans: u16) -> Run {
         }
         FRAMES
     })
-}
-
-/// Measures in turn and prints a line for each.
-fn series(what: &str, rounds: usize, mut runs: Vec<(u64, Run)>) {
-    let mut times = vec![Vec::with_capacity(rounds); runs.len()];
-    for _ in 0..rounds {
-        for ((_, run), times) in runs.iter_mut().zip(&mut times) {
-            // What the runs before have left in the caches goes first.
-            black_box(run());
-            let start = Instant::now();
-            let frames = run();
-            times.push(start.elapsed().as_secs_f64() * 1e9 / frames as f64);
-        }
-    }
-    println!("\n{what:<42}    ns    ratio");
-    for ((number, _), own) in runs.iter().zip(&times) {
-        let ratios = own.iter().zip(&times[0]).map(|(a, b)| a / b).collect();
-        let (ns, ratio) = (median(own.clone()), median(ratios));
-        println!("{number:>42} {ns:>5.1} {ratio:>8.2}");
-    }
-}
-
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
 }
 
 /// What a full database and the counters of all VLANs really occupy.

@@ -9,6 +9,11 @@
 // Numbers are far below 2^52.
 #![allow(clippy::cast_precision_loss)]
 
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/measure.rs"]
+mod measure;
+
 use std::fs;
 use std::io;
 use std::process::Command;
@@ -22,10 +27,13 @@ use evb::stats::PortCounters;
 use evb::sys::cpu;
 use evb::uplink::{Link, PacketSpec, Spec, TapSpec, open};
 use evb::virtqueue::driver::{DriverFeatures, DriverMemory, QueueOptions, RxQueue};
-use evb::virtqueue::{Gather, GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, RxRing};
+use evb::virtqueue::{Gather, GuestMemory, ResumeAt, RingConfig, RxRing};
 use evb::worker::{
     Assignment, Attachment, Polling, Pool, Port, PortId, PortRings, RelayView, Settings, Snapshot,
 };
+
+use frames::{Frame, mac};
+use measure::median;
 
 /// Set where the process is in its own namespace.
 const INSIDE: &str = "EVB_BENCH_INSIDE";
@@ -221,53 +229,22 @@ fn snapshot(link: &Arc<Link>, relay: &Arc<Relay>, rx: Vec<Arc<RxRing>>) -> Snaps
     }
 }
 
-fn ring(memory: &Arc<DriverMemory>, guest: &RxQueue, features: DriverFeatures) -> RxRing {
-    let regions = memory.regions().iter().map(|region| Region {
-        guest_addr: region.guest_addr(),
-        size: region.size(),
-        user_addr: region.user_addr(),
-        offset: 0,
-        file: region.file().try_clone().expect("a descriptor"),
-    });
-    let regions = GuestMemory::new(regions.collect()).expect("memory");
-    let layout = guest.layout();
-    let user = |guest| memory.user_addr(guest).expect("an address of the memory");
+fn ring(memory: &DriverMemory, guest: &RxQueue, features: DriverFeatures) -> RxRing {
+    let config = RingConfig::of_driver(memory, guest.layout(), features);
     let config = RingConfig {
-        size: layout.size,
-        desc: user(layout.desc),
-        avail: user(layout.avail),
-        used: user(layout.used),
-        log_used: None,
-        features: RingFeatures {
-            packed: features.packed,
-            indirect: features.indirect,
-            event_idx: features.event_idx,
-            in_order: features.in_order,
-            mergeable: features.mergeable,
-            header_len: features.header_len.into(),
-        },
         call: Some(Arc::new(guest.call_fd().try_clone().expect("a descriptor"))),
-        position: None,
+        ..config.expect("the ring is in the memory")
     };
-    let ring = config.activate_rx(Arc::new(regions), None, ResumeAt::fresh(false));
+    let memory = GuestMemory::of_driver(memory).expect("memory");
+    let ring = config.activate_rx(memory, None, ResumeAt::fresh(false));
     ring.expect("a ring that works")
 }
 
 /// A frame behind its virtio-net header: of an unknown protocol, or a TCP segment to be cut.
 fn frame(len: usize) -> Vec<u8> {
-    let mut frame = vec![0; VnetHeader::LEN + len];
-    let (header, bytes) = frame.split_at_mut(VnetHeader::LEN);
-    bytes[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5]);
-    if len > 1514 {
-        header[..10].copy_from_slice(&[1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0]);
-        let ip_len = ((len - 14) as u16).to_be_bytes();
-        let ip = [0x45, 0, ip_len[0], ip_len[1], 0, 0, 0, 0, 64, 6];
-        bytes[12..14].copy_from_slice(&[8, 0]);
-        bytes[14..24].copy_from_slice(&ip);
-        // Length of the TCP header, and ACK.
-        bytes[46..48].copy_from_slice(&[0x50, 0x10]);
-    }
-    frame
+    let frame = if len > 1514 { Frame::tso } else { Frame::plain };
+    let Frame { header, bytes } = frame(mac(9), mac(8), len);
+    [&header[..], &bytes].concat()
 }
 
 /// The threads of this process.
@@ -288,9 +265,4 @@ fn cpu_time(thread: i32) -> i64 {
     // SAFETY: a structure that is valid for writing.
     assert_eq!(unsafe { libc::clock_gettime(clock, &raw mut time) }, 0);
     time.tv_sec * 1_000_000_000 + time.tv_nsec
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -25,6 +25,9 @@ def main():
             help='only the checks whose name contains WORD (may be given several times)')
     what.add_parser('list', help='the checks')
     what.add_parser('demo', help='what `make demo` shows')
+    functions = what.add_parser('functions', help='the network B_M3 on functions of a NIC, which a check does in a guest')
+    functions.add_argument('pf', metavar='PF')
+    functions.add_argument('wire', metavar='WIRE')
     command.add_words(what.add_parser('network', help='a reference network to look at and log in to'))
     options = parser.parse_args()
     for signal_number in SIGNALS:
@@ -34,6 +37,9 @@ def main():
         return demo.main()
     if options.what == 'network':
         return command.main(options)
+    if options.what == 'functions':
+        from .networks import functions
+        return functions.main(options.pf, options.wire)
     from . import runner
     if options.what == 'list':
         return runner.show()

@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh rust|lab|networks|update: brings what a build, the lab, or its networks need on Debian; silent when all is there.
+# deps.sh rust|lab|networks|valgrind|bench|update: brings what builds, the lab, its networks and measurements need on Debian; silent when all is there.
 # It installs packages as root, or with sudo; elsewhere than on Debian it says what is missing.
 set -euo pipefail
 say() { echo "deps: $*" >&2; }
@@ -99,6 +99,16 @@ rust() {
   exit 1
 }
 
+# What `make bench` compares with, and pages of 2 MiB for it: 2.5 GiB.
+bench() {
+  install dpdk-dev gcc iproute2 libc6-dev openvswitch-switch-dpdk pkg-config python3
+  local pages=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+  (($(< $pages) >= 1280)) && return
+  say "reserving 2.5 GiB of memory as huge pages, until the next start of the system"
+  echo 1280 | as_root tee $pages > /dev/null
+  (($(< $pages) >= 1280)) || { say "there is not so much free memory in one piece"; exit 1; }
+}
+
 networks() { install busybox-static iproute2 nftables python3; }
 
 case ${1:-} in
@@ -109,6 +119,9 @@ case ${1:-} in
     install binutils cpio ethtool gcc iperf3 ipxe-qemu kmod libc6-dev lz4 xz-utils zstd
     ;;
   networks) networks ;;
+  bench) bench ;;
+  # It needs the C library's symbols.
+  valgrind) install valgrind libc6-dbg ;;
   update) apt_get update ;;
-  *) say "usage: deps.sh rust|lab|networks|update"; exit 2 ;;
+  *) say "usage: deps.sh rust|lab|networks|valgrind|bench|update"; exit 2 ;;
 esac

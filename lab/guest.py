@@ -33,6 +33,14 @@ def nic(socket, address, props='', *, queues=1, listen=False, reconnect_ms=200, 
                        + ('' if rom else ',romfile=') + (f',{props}' if props else '')]
 
 
+def failover_pair(socket, address, tap):
+    """QEMU's arguments for a failover pair: a vhost-user NIC as the standby, and an emulated one on a TAP device as the
+    primary, which QEMU unplugs before a migration as it would a virtual function."""
+    return [*nic(socket, address, 'failover=on'), '-device', 'pcie-root-port,id=primary-port,slot=256',
+            '-netdev', f'tap,id=primary,ifname={tap},script=no,downscript=no',
+            '-device', f'vmxnet3,netdev=primary,id=primary,mac={address},romfile=,bus=primary-port,failover_pair_id=d0']
+
+
 def emulator(memory, cpus=1, share='on'):
     """The start of a command line: QEMU under TCG with so many MiB of memory. evb can map it where it is
     a file and shared; `share` may also be 'off', or None for no file at all."""

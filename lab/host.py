@@ -1,11 +1,13 @@
 """A guest that is a host: Linux with a NIC that has virtual functions, and evb in it."""
+import os
 import re
 import shutil
 import subprocess
+import sys
 
 from .evb import BINARY
 from .guest import Linux
-from .process import IMAGES
+from .process import IMAGES, ROOT
 
 PF_MAC, WIRE_MAC = '52:54:00:00:01:01', '52:54:00:00:01:02'
 
@@ -17,6 +19,10 @@ _DEVICES = ['-device', 'intel-iommu,intremap=on', '-device', 'pcie-root-port,id=
             '-netdev', 'hubport,id=h1,hubid=0', '-device', f'virtio-net-pci,netdev=h1,mac={WIRE_MAC},romfile=']
 
 
+# This machine's files, which it can read.
+_FILES = ['-virtfs', 'local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap']
+
+
 class Host(Linux):
     """`pf` is its NIC, `evb` runs in it as `evb`, and `wire` is what is at the other end of the NIC's cable,
     in the network namespace `wire`."""
@@ -24,7 +30,7 @@ class Host(Linux):
     def __init__(self, directory, name='host', programs=()):
         initrd = directory / f'{name}.cpio'
         _pack(initrd, IMAGES / 'host.cpio', {'evb': BINARY, **dict(programs)}, directory / f'{name}.files')
-        super().__init__(directory, name, _DEVICES, memory=768, boot=[
+        super().__init__(directory, name, _DEVICES + _FILES, memory=768, boot=[
             '-kernel', IMAGES / 'host.vmlinux', '-initrd', initrd,
             '-append', f'{self.CMDLINE} intel_iommu=on net.ifnames=0'])
 
@@ -58,6 +64,14 @@ class Host(Linux):
         """By which device, and with which MAC address, the wire's other end knows an address."""
         found = re.search(r'dev (\S+) lladdr (\S+)', self.check(f'ip -n wire neigh show {address} nud all | grep lladdr'))
         return found[1], found[2]
+
+    def lab(self, *words, timeout=600):
+        """Runs `python3 -m lab WORDS` there, from this machine's files: what it says."""
+        self.check('dmesg -n 1; mkdir /files; mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 files /files; '
+                   'cd /files; for d in tmp run; do mount -t tmpfs none $d; done; '
+                   'for d in dev proc sys; do mount --bind /$d $d; done')
+        command = f'cd {ROOT} && EVB={BINARY} PATH={os.environ["PATH"]} {sys.executable} -B -m lab {" ".join(words)}'
+        return self.check(f"chroot /files sh -c '{command}'", timeout)
 
     def write(self, path, text):
         """Writes a short file; neither quotes of shells nor backslashes in it."""

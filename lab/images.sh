@@ -8,7 +8,7 @@
 #
 # With `host` also a guest that is a host with a NIC (another 70 MB), in which evb runs:
 #
-#   host.vmlinux  Debian's full kernel    host.cpio  drivers of igb and of its functions, macvtap, vfio
+#   host.vmlinux  Debian's full kernel    host.cpio  drivers of igb and of its functions, macvtap, vfio, 9p
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -41,7 +41,7 @@ host() {
   if [[ ! -d host-kernel/boot ]]; then unpack "linux-image-$(< kernel/version)-amd64" host-kernel; fi
   python3 "$here/extract_vmlinux.py" host-kernel/boot/vmlinuz-* host.vmlinux
   "$here/mkinitrd.sh" host-kernel host.cpio virtio_pci virtio_net af_packet 8021q igb igbvf macvtap tun \
-    vfio-pci vfio_iommu_type1 -- ethtool ip:/usr/sbin/ip
+    vfio-pci vfio_iommu_type1 veth 9p 9pnet_virtio nft_masq nft_chain_nat -- ethtool ip:/usr/sbin/ip
   echo "$stamp" > host.stamp
 }
 
@@ -61,7 +61,7 @@ if [[ ! -f kernel/version ]]; then
 fi
 cp kernel/boot/vmlinuz-* vmlinuz
 python3 "$here/extract_vmlinux.py" vmlinuz vmlinux
-modules=(virtio_pci virtio_net af_packet 8021q)
+modules=(virtio_pci virtio_net af_packet 8021q vmxnet3)
 "$here/mkinitrd.sh" kernel guest.cpio "${modules[@]}" -- iperf3 ethtool
 "$here/mkinitrd.sh" kernel boot.cpio "${modules[@]}" -- "$PWD/kexec/sbin/kexec"
 "$here/bare/build.sh" "$PWD/bare.elf"

@@ -74,7 +74,10 @@ fn a_reload_moves_queues_and_no_frame_is_lost() {
             let words = ["worker = 0", "worker = 1"];
             let done = reload(&evb, &config([words[(turn + 1) % 2], words[turn % 2]]));
             assert_eq!(done.code, Some(0), "{}", done.output);
-            if threads.iter().any(|thread| thread.is_finished()) {
+            if threads
+                .iter()
+                .any(std::thread::ScopedJoinHandle::is_finished)
+            {
                 break;
             }
         }

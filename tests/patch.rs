@@ -340,3 +340,24 @@ fn vepa_behind_vepa_is_refused_unless_wanted() {
     let done = check_text(&config("nested_reflect = true"));
     assert_eq!(done.code, Some(0), "{}", done.output);
 }
+
+#[test]
+fn a_cable_through_a_passthrough_relay_carries_what_is_reflected() {
+    let config = daemon(
+        &[
+            relay_named("nic", "", &[("up", "")]),
+            relay_named("core", "", &[("vm", "")]),
+        ],
+        &patch(
+            "relay = \"nic\", mode = \"passthrough\"",
+            "relay = \"core\", reflective = true",
+        ),
+    );
+    let mut net = Net::start(&config);
+    // What comes by the uplink goes back there, and is heard from both sides since.
+    for _ in 0..3 {
+        net.flow("up", &shout(600).bytes(), &["vm", "up"]);
+    }
+    net.flow("vm", &shout(1).bytes(), &["up"]);
+    net.evb.stop();
+}

@@ -168,6 +168,32 @@ fn what_was_learnt_in_a_vlan_is_of_no_use_in_another() {
 }
 
 #[test]
+fn what_was_learnt_where_a_port_is_no_more_does_not_count_against_its_limit() {
+    let config = |vlans: &str| {
+        let a = format!("{vlans}\nmac_policy = {{ learn = 1 }}");
+        let b = if vlans.is_empty() { "" } else { "access = 10" };
+        relay("", &[("a", &a), ("b", b)])
+    };
+    let mut net = Net::start(&config(""));
+    net.flow("a", &shout(1), &["b"]);
+    net.flow("b", &shout(2), &["a"]);
+    for vlans in ["access = 10", ""] {
+        net.reload(&config(vlans));
+        assert_eq!(net.fdb(&[]), [], "{vlans:?}");
+        net.flow("a", &shout(1), &["b"]);
+        assert_eq!(net.addresses("a"), 1);
+        assert_eq!(net.fdb(&["--port", "a"]).len(), 1);
+    }
+    // What still has its place keeps it.
+    net.reload(&config("trunk = [20]\nnative = 10"));
+    assert_eq!(net.fdb(&[]), []);
+    net.flow("a", &shout(1), &["b"]);
+    net.reload(&config("access = 10"));
+    assert_eq!(net.addresses("a"), 1);
+    net.evb.stop();
+}
+
+#[test]
 fn relays_ports_and_patches_come_and_go() {
     let small = relay("", &[("a", ""), ("b", "")]);
     let more = small.clone() + &relay_named("s", "", &[("c", ""), ("d", "")]);

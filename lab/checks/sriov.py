@@ -4,7 +4,7 @@ import json
 import re
 
 from ..host import PF_MAC
-from ..runner import check
+from ..runner import cell, check
 
 STATIONS = ('52:54:00:00:02:01', '52:54:00:00:02:02')
 
@@ -153,3 +153,12 @@ def sriov_trust(lab):
     assert 'is in VLAN 7, which the NIC tags itself' in _refused(host)
     _configure(host, 'rate = 100000')
     assert 'igb, the driver of eth1, refuses `max_tx_rate 100000` for VF 0: ' in _refused(host)
+
+
+@check()
+def sriov_network(lab):
+    """B_M3 on functions of a real NIC, as far as QEMU's is one: frames, tags on the wire, NAT, a second VM."""
+    host = lab.host()
+    with cell('B_M3', 'functions'):
+        host.check(f'ip -n wire link set {host.wire} netns 1')
+        return host.lab('functions', host.pf, host.wire).splitlines()[-1]

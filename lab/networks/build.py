@@ -7,7 +7,7 @@ frame; or it is a VM.
 import urllib.request
 
 from ..evb import Evb
-from ..guest import Linux, nic
+from ..guest import Linux, failover_pair, nic
 from ..process import ROOT, spawn
 from . import netns
 from .probe import Field
@@ -65,10 +65,12 @@ def prefix(network, owner=''):
 
 
 class Built:
-    """A network that runs. `guests` names the stations that are VMs. With `stays` all of it outlives this process."""
+    """A network that runs. `guests` names the stations that are VMs; those that cannot be anything else are besides. With
+    `stays` all of it outlives this process."""
 
     def __init__(self, network, directory, owner='', guests=(), stays=False):
-        self.network, self.directory, self.stays, self.guests = network, directory, stays, set(guests)
+        self.network, self.directory, self.stays = network, directory, stays
+        self.guests = {*guests, *(station.name for station in network.stations if station.function)}
         self.prefix, self.daemons, self.machines, self.field = prefix(network, owner), {}, {}, None
         netns.sweep(_PREFIX)
         netns.remove(self.prefix)
@@ -90,7 +92,7 @@ class Built:
         return self
 
     def _plug_cables(self):
-        for cable in self.network.cables:
+        for cable in (cable for cable in self.network.cables if not cable.blind):
             netns.cable(self.namespace(cable.host), cable.device, self.namespace(cable.switch), cable.socket)
         used = {(cable.switch, cable.socket) for cable in self.network.cables}
         for host in self.network.hosts:
@@ -156,9 +158,17 @@ class Built:
         self.daemons[name] = self._evb(name, config, station.name)
 
     def _guest(self, station):
-        self.machines[station.name] = Linux(
-            self._directory(station.name), station.name, nic(self.socket(station), station.mac),
-            before=netns.within(self.namespace(station.name)), stays=self.stays)
+        self.machines[station.name] = self.boot(station)
+
+    def boot(self, station, name=None, incoming=None):
+        """Starts the VM of a station; `name` is another one for it, for a target of its migration."""
+        name, where, socket = name or station.name, station.name, self.socket(station)
+        if station.function:
+            devices, where = failover_pair(socket, station.mac, station.function), self.network.router
+        else:
+            devices = nic(socket, station.mac)
+        return Linux(self._directory(name), name, devices, incoming=incoming,
+                     before=netns.within(self.namespace(where)), stays=self.stays)
 
     def ready_guests(self):
         """Waits for the guests, and gives them their addresses."""
@@ -181,7 +191,8 @@ class Built:
             self.field.add(gateway.name, self.namespace(gateway.host), gateway.name)
         for cable in network.cables:
             self.field.add(f'{cable.name} up', self.namespace(cable.switch), cable.socket)
-            self.field.add(f'{cable.name} down', self.namespace(cable.host), cable.device)
+            if not cable.blind:
+                self.field.add(f'{cable.name} down', self.namespace(cable.host), cable.device)
         self.field.warm_up(lambda: list(network.broadcasts()))
         return self.field
 

@@ -16,9 +16,11 @@ from ..evb import BINARY
 from ..process import IMAGES
 from . import netns
 from .build import PAGE, Built, prefix
+from .elements import ELEMENTS
 from .reference import NETWORKS
 
 _HOME = pathlib.Path('/run/evb-lab')
+_ALL = NETWORKS | ELEMENTS
 
 
 def _directory(network):
@@ -33,7 +35,7 @@ def add_words(parser):
                        ('down', 'take it down, or what a crash left of it')):
         action = actions.add_parser(name, help=text)
         if name != 'list':
-            action.add_argument('network', choices=NETWORKS, metavar='NETWORK', help=' '.join(NETWORKS))
+            action.add_argument('network', choices=_ALL, metavar='NETWORK', help=' '.join(_ALL))
         if name == 'up':
             action.add_argument('--guests', action='store_true', help='the stations are VMs, under QEMU')
         if name == 'shell':
@@ -44,7 +46,7 @@ def main(options):
     """Does what the command line says; the exit status."""
     if options.action == 'list':
         return _list()
-    network = NETWORKS[options.network]
+    network = _ALL[options.network]
     if why := netns.missing():
         print(why)
         return 1
@@ -61,8 +63,8 @@ def main(options):
 
 
 def _list():
-    for network in NETWORKS.values():
-        print(f'{network.name}  {"up   " if _directory(network).exists() else "     "}{network.title}')
+    for network in _ALL.values():
+        print(f'{network.name:18}{"up" if _directory(network).exists() else "":4}{network.title}')
     return 0
 
 
@@ -70,17 +72,17 @@ def _up(network, guests):
     if not pathlib.Path(BINARY).exists():
         print(f'there is no {BINARY}: make build')
         return 1
-    if guests and not (IMAGES / 'guest.cpio').exists():
+    directory = _directory(network)
+    built = Built(network, directory, guests=[s.name for s in network.stations] if guests else (), stays=True)
+    if built.guests and not (IMAGES / 'guest.cpio').exists():
         print('there are no images for guests: make images')
         return 1
     _down(network)
-    directory = _directory(network)
     directory.mkdir(parents=True)
-    built = Built(network, directory, guests=[s.name for s in network.stations] if guests else (), stays=True)
     try:
         built.up()
-        if guests:
-            print(f'{len(network.stations)} guests are booting ...', flush=True)
+        if built.guests:
+            print('booting ' + ', '.join(sorted(built.guests)) + ' ...', flush=True)
             built.ready_guests()
         else:
             built.watch().close()

@@ -21,12 +21,14 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Cable:
-    """From a device of a host to a socket of a switch. What it carries is tagged, unless it is of one domain alone."""
+    """From a device of a host to a socket of a switch. What it carries is tagged, unless it is of one domain alone. At the
+    host's end of a `blind` one, which is inside a NIC, nobody can listen."""
     host: str
     device: str
     switch: str
     socket: str
     domain: object = None
+    blind: bool = False
 
     @property
     def name(self):
@@ -35,12 +37,14 @@ class Cable:
 
 @dataclasses.dataclass(frozen=True)
 class Station:
-    """A VM. `domain` is its VLAN, or the name of its broadcast domain where there are no VLANs."""
+    """A VM. `domain` is its VLAN, or the name of its broadcast domain where there are no VLANs. One with a `function`, a TAP
+    device of the router that stands in for it, has a failover pair, and is never a namespace."""
     number: int
     host: str
     domain: object
     mode: str = 'bridge'
     device: str = 'eth1'
+    function: str = None
 
     @property
     def name(self):
@@ -72,8 +76,9 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A reference network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs,
-    and the check insists on it."""
+    """A network. `router` is the host that has a way out. `leaks`: stations hear VLANs that are not theirs, and the check
+    insists on it. `local`: the relay reflects for itself. `by_nic`: siblings are MACVTAP devices of one NIC, which is shown
+    what the kernel passes from one to another."""
     name: str
     title: str
     hosts: tuple
@@ -83,6 +88,8 @@ class Network:
     cables: tuple = ()
     reflecting: bool = False
     leaks: bool = False
+    local: bool = False
+    by_nic: bool = False
     variants: tuple = ()
 
     def host(self, name):
@@ -124,8 +131,9 @@ class Network:
                 and (one.host, one.device) == (other.host, other.device))
 
     def direct(self, one, other):
-        """The pair rule: siblings talk directly if both are in mode bridge ..."""
-        return self.siblings(one, other) and one.mode == other.mode == 'bridge'
+        """The pair rule: siblings talk directly if both are in mode bridge, or their relay reflects for itself ..."""
+        return self.siblings(one, other) and (
+            one.mode == other.mode == 'bridge' or self.local and 'private' not in (one.mode, other.mode))
 
     def hears(self, listener, speaker):
         """... otherwise by way of a switch that reflects, if neither is private. Who is no sibling is heard by all in
@@ -165,7 +173,8 @@ class Network:
                 on_it = self._on(cable, frame, speaker)
                 if cable is own:
                     answers[f'{cable.name} up'] = on_it
-                if cable.domain in (None, speaker.domain) and (cable is not own or self.reflecting):
+                comes_down = cable.domain in (None, speaker.domain) and (cable is not own or self.reflecting)
+                if comes_down and not cable.blind:
                     answers[f'{cable.name} down'] = on_it
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 
@@ -183,9 +192,12 @@ class Network:
             up, down = self._cable(speaker), self._cable(listener)
             if up and not self.direct(speaker, listener):
                 answers[f'{up.name} up'] = self._on(up, frame, speaker)
-            if down and (self.reflecting if self.siblings(speaker, listener) else True):
-                if not self.direct(speaker, listener):
-                    answers[f'{down.name} down'] = self._on(down, frame, speaker)
+            if self.direct(speaker, listener):
+                comes_down = self.by_nic
+            else:
+                comes_down = self.reflecting or not self.siblings(speaker, listener)
+            if down and comes_down and not down.blind:
+                answers[f'{down.name} down'] = self._on(down, frame, speaker)
             yield probe.Question(speaker.name, self._sent(frame, speaker), answers)
 
     def leaking(self):

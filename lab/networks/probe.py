@@ -36,10 +36,11 @@ def with_tag(frame, vid):
 
 
 def arp_request(source):
-    """An ARP request, to everybody, for an address that nobody has. It ends in a number that no other frame has."""
+    """An ARP request, to everybody, for an address that nobody has. It ends in a number that no other frame has, and is as
+    long as NICs make shorter ones."""
     addresses = octets(source) + bytes([10, 9, 9, 8]) + bytes(6) + bytes([10, 9, 9, 9])
     head = octets(BROADCAST) + octets(source) + b'\x08\x06'
-    return head + struct.pack('!HHBBH', 1, 0x0800, 6, 4, 1) + addresses + ending()
+    return head + struct.pack('!HHBBH', 1, 0x0800, 6, 4, 1) + addresses + bytes(6) + ending()
 
 
 def unicast(source, destination):

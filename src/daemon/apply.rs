@@ -207,15 +207,18 @@ impl Daemon {
                 self.world.join(a, b);
             }
         }
+        let mut divided = vec![];
         for (name, relay) in &config.relays {
             let Some(place) = self.world.relay_named(name) else {
                 continue;
             };
-            if let Err(error) = self.world.rebuild(place) {
-                errors.push(ApplyError::Relay {
+            match self.world.rebuild(place) {
+                Ok(true) => divided.push(name),
+                Ok(false) => {}
+                Err(error) => errors.push(ApplyError::Relay {
                     relay: name.clone(),
                     why: error.to_string(),
-                });
+                }),
             }
             for (entry, error) in self.world.set_statics(place, &relay.statics) {
                 let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
@@ -227,6 +230,17 @@ impl Daemon {
         }
         self.wanted = WantedPorts(wanted);
         self.dirty = true;
+        if !divided.is_empty() {
+            // What was learned by the tables before has to be there before it is forgotten.
+            self.publish();
+            self.pool.barrier().wait(self.published);
+        }
+        let now = self.pool.now_s();
+        for (_, relay) in self.world.relays() {
+            if divided.contains(&&relay.name) {
+                relay.tables.forget_strays(now);
+            }
+        }
         errors
     }
 

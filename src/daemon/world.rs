@@ -453,10 +453,11 @@ impl World {
         }
     }
 
-    /// Builds the tables of a relay after its settings or its ports' have changed.
-    pub fn rebuild(&mut self, place: usize) -> Result<(), WorldError> {
+    /// Builds the tables of a relay after its settings or its ports' have changed; whether that calls for
+    /// [`Relay::forget_strays`].
+    pub fn rebuild(&mut self, place: usize) -> Result<bool, WorldError> {
         let Some(Some(relay)) = self.relays.get_mut(place) else {
-            return Ok(());
+            return Ok(false);
         };
         let ports = relay.slots.iter().map(|id| {
             Some(Arc::clone(
@@ -468,9 +469,10 @@ impl World {
             ports.collect(),
             Arc::clone(&relay.fdb),
         )?;
+        let strays = tables.divides_otherwise(&relay.tables);
         relay.tables = Arc::new(tables);
         relay.view = None;
-        Ok(())
+        Ok(strays)
     }
 
     /// Makes the static entries of a relay those in `wanted`; what cannot be added is returned.

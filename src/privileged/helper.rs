@@ -152,7 +152,9 @@ impl Helper {
     fn remove_link(&mut self, ifindex: u32) -> Result<(), LinkRefusal> {
         let made = self.made.get(&ifindex).ok_or(LinkRefusal::NotMade)?;
         made.created.remove()?;
-        self.made.remove(&ifindex);
+        if let Some(Made { created, .. }) = self.made.remove(&ifindex) {
+            created.bequeath(self.made.values_mut().map(|other| &mut other.created));
+        }
         Ok(())
     }
 
@@ -186,10 +188,11 @@ impl Helper {
 
     /// Removes every socket and every device that is still ours.
     fn remove_all(&mut self) {
-        for made in std::mem::take(&mut self.made).into_values() {
-            if let Err(error) = made.created.remove() {
-                eprintln!("evb: the device {} is not as it was: {error}", made.name);
+        while let Some((_, Made { name, created })) = self.made.pop_first() {
+            if let Err(error) = created.remove() {
+                eprintln!("evb: the device {name} is not as it was: {error}");
             }
+            created.bequeath(self.made.values_mut().map(|other| &mut other.created));
         }
         for (path, identity) in std::mem::take(&mut self.bound) {
             let removed =

@@ -1,6 +1,7 @@
 //! What happens to a relay besides frames: ports that go down or leave, static entries, and the
 //! addresses to announce when a port comes up (§4, §5).
 
+use super::Seconds;
 use super::fdb::Fdb;
 use super::port::Slot;
 use super::tables::Relay;
@@ -50,6 +51,14 @@ impl Relay {
         }
         port.state.set_carrying(false);
         port.state.forget_vids();
+    }
+
+    /// Forgets what ports have learned in VLANs that they are not in any more: it would count against their limits
+    /// until it is too old. Call it after the last worker has stopped using the tables before these.
+    pub fn forget_strays(&self, now: Seconds) {
+        self.fdb.flush(now, |entry| {
+            !entry.fid.is_some_and(|fid| self.is_home(fid, entry.slot))
+        });
     }
 
     /// Pins in `fdb`, which is to take the place of this relay's, what ports have pinned in that one.

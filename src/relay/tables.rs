@@ -116,7 +116,7 @@ pub(super) struct Masks {
 }
 
 /// Member bitmaps and FIDs of a relay's VLANs.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Vlans {
     /// By VID; only VID 0 where the relay is flat.
     entries: Box<[VlanEntry]>,
@@ -126,7 +126,7 @@ struct Vlans {
     stride: usize,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct VlanEntry {
     bitmap: u16,
     fid: Fid,
@@ -285,6 +285,20 @@ impl Relay {
             fid: entry.fid,
             shared: entry.shared,
         }
+    }
+
+    /// Whether ports are in other VLANs than in `before`, or VLANs share otherwise what they learn.
+    pub fn divides_otherwise(&self, before: &Relay) -> bool {
+        self.vlans != before.vlans
+    }
+
+    /// Whether a port is in a VLAN of this FID.
+    pub(super) fn is_home(&self, fid: Fid, slot: Slot) -> bool {
+        let all = (0..).zip(&self.vlans.entries);
+        let mut sharing = all
+            .filter(|(_, entry)| entry.fid == fid)
+            .map(|(vid, _)| vid);
+        sharing.any(|vid| self.vlan(vid).has(slot))
     }
 
     /// Whether any address is registered by configuration.

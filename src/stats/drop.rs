@@ -81,6 +81,8 @@ drop_reasons! {
     RxChain "rx_chain" "A receive buffer of the guest is unusable.";
     UplinkBusy "uplink_busy" "The uplink device took no more frames.";
     UplinkError "uplink_error" "The uplink device refused the frame.";
+    // Ingress from a device.
+    Missed "missed" "The kernel could not hand the frame over: evb was behind, or a virtio-net header cannot describe it.";
     // Ingress from a ring.
     BadChain "bad_chain" "A descriptor chain of the guest is malformed.";
     TooLong "too_long" "The frame is longer than any that evb forwards.";

@@ -15,6 +15,7 @@ pub mod fdpass;
 pub mod handed;
 pub mod interrupt;
 pub mod limits;
+mod mapping;
 #[cfg(test)]
 pub mod namespace;
 pub mod node;

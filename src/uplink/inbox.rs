@@ -5,7 +5,7 @@ use std::io;
 use arrayvec::ArrayVec;
 
 use super::link::{LinkQueue, RECEIVE_BUFFER, Received};
-use super::xdp::Lent;
+use super::{packet, xdp};
 use crate::frame::vnet::VnetHeader;
 use crate::virtqueue::Segment;
 
@@ -40,7 +40,29 @@ enum Source<'a> {
         buffers: &'a mut Vec<Buffer>,
     },
     /// Frames are in the memory of the queue.
-    Lent(Lent<'a>),
+    Lent(xdp::Lent<'a>),
+    /// Those that fit are there, and the others are read into buffers.
+    Mixed {
+        lent: packet::Lent<'a>,
+        buffers: &'a mut Vec<Buffer>,
+    },
+}
+
+impl Buffer {
+    /// The buffer of frame number `number`.
+    fn of(buffers: &mut Vec<Buffer>, number: usize) -> &mut Buffer {
+        while buffers.len() <= number {
+            buffers.push(Buffer {
+                bytes: vec![0; RECEIVE_BUFFER],
+                frame: Received::default(),
+            });
+        }
+        &mut buffers[number]
+    }
+
+    fn split(&mut self) -> (VnetHeader, &mut [u8]) {
+        self.frame.split(&mut self.bytes)
+    }
 }
 
 impl Inbox {
@@ -48,6 +70,10 @@ impl Inbox {
     pub fn open<'a>(&'a mut self, queue: &'a LinkQueue) -> Arrivals<'a> {
         let source = match queue {
             LinkQueue::Xdp(queue) => Source::Lent(queue.lend()),
+            LinkQueue::Packet(queue) => Source::Mixed {
+                lent: queue.lend(),
+                buffers: &mut self.buffers,
+            },
             LinkQueue::Device(_) | LinkQueue::Peer(_) => Source::Read {
                 queue,
                 buffers: &mut self.buffers,
@@ -71,16 +97,18 @@ impl Arrivals<'_> {
         let frame = match &mut self.source {
             Source::Lent(lent) => (VnetHeader::PLAIN, lent.take()?),
             Source::Read { queue, buffers } => {
-                if self.count == buffers.len() {
-                    buffers.push(Buffer {
-                        bytes: vec![0; RECEIVE_BUFFER],
-                        frame: Received::default(),
-                    });
-                }
-                let buffer = &mut buffers[self.count];
+                let buffer = Buffer::of(buffers, self.count);
                 buffer.frame = queue.receive(&mut buffer.bytes)?;
-                buffer.frame.split(&mut buffer.bytes)
+                buffer.split()
             }
+            Source::Mixed { lent, buffers } => match lent.take()? {
+                packet::Arrival::Here(header) => (header, lent.last()),
+                packet::Arrival::Socket => {
+                    let buffer = Buffer::of(buffers, self.count);
+                    buffer.frame = lent.read(&mut buffer.bytes)?;
+                    buffer.split()
+                }
+            },
         };
         self.count += 1;
         Ok(frame)
@@ -92,9 +120,25 @@ impl Arrivals<'_> {
             Source::Lent(lent) => lent.taken().map(Segment::of).collect(),
             Source::Read { buffers, .. } => {
                 let frames = buffers.iter_mut().take(self.count);
-                let frames = frames.map(|buffer| buffer.frame.split(&mut buffer.bytes).1);
+                frames.map(|buffer| Segment::of(buffer.split().1)).collect()
+            }
+            Source::Mixed { lent, buffers } => {
+                let mut buffers = buffers.iter_mut();
+                let frames = lent.taken().map(|frame| match (buffers.next(), frame) {
+                    (Some(buffer), []) => buffer.split().1,
+                    (_, frame) => frame,
+                });
                 frames.map(Segment::of).collect()
             }
+        }
+    }
+
+    /// How many frames for this queue were lost before they could be received, as far as it tells, and has not told
+    /// yet.
+    pub fn take_losses(&mut self) -> u32 {
+        match &mut self.source {
+            Source::Read { .. } | Source::Lent(_) => 0,
+            Source::Mixed { lent, .. } => lent.take_losses(),
         }
     }
 }

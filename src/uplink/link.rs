@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::sync::oneshot;
 
 use super::error::LinkError;
-use super::packet;
+use super::packet::{self, PacketQueue};
 use super::peer::PeerQueue;
 use super::spec::{Facts, Kind};
 use super::xdp::{self, XdpMode, XdpQueue};
@@ -43,17 +43,24 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// Why `AF_XDP` sockets cannot be bound; other links have no errors here.
+    /// Why `AF_XDP` sockets cannot be bound, or packet sockets get no ring; other links have no errors here.
     pub fn new(facts: Facts, descriptors: Vec<OwnedFd>) -> Result<Self, LinkError> {
-        let kind = facts.kind;
-        let (queues, kept) = if kind == Kind::Xdp {
-            let (queues, kept) = xdp::start(&facts, descriptors)?;
-            let boxed = queues.into_iter().map(Box::new);
-            (boxed.map(LinkQueue::Xdp).collect(), kept)
-        } else {
-            let files = descriptors.into_iter().map(File::from);
-            let devices = files.map(|file| LinkQueue::Device(Device { file, kind }));
-            (devices.collect(), vec![])
+        let (queues, kept) = match facts.kind {
+            Kind::Xdp => {
+                let (queues, kept) = xdp::start(&facts, descriptors)?;
+                let boxed = queues.into_iter().map(Box::new);
+                (boxed.map(LinkQueue::Xdp).collect(), kept)
+            }
+            Kind::Packet => {
+                let queues = packet::start(&facts, descriptors)?
+                    .into_iter()
+                    .map(Box::new);
+                (queues.map(LinkQueue::Packet).collect(), vec![])
+            }
+            Kind::Tap | Kind::Macvtap | Kind::Peer => {
+                let files = descriptors.into_iter().map(File::from);
+                (files.map(LinkQueue::Device).collect(), vec![])
+            }
         };
         Ok(Self {
             mtu: AtomicU16::new(facts.mtu),
@@ -90,7 +97,7 @@ impl Link {
     pub fn fault(&self) -> Option<DeviceError> {
         self.queues.iter().find_map(|queue| match queue {
             LinkQueue::Peer(queue) => queue.fault(),
-            LinkQueue::Device(_) | LinkQueue::Xdp(_) => None,
+            LinkQueue::Device(_) | LinkQueue::Packet(_) | LinkQueue::Xdp(_) => None,
         })
     }
 
@@ -104,7 +111,7 @@ impl Link {
     pub fn xdp_mode(&self) -> Option<XdpMode> {
         let sockets = self.queues.iter().filter_map(|queue| match queue {
             LinkQueue::Xdp(queue) => Some(queue.mode()),
-            LinkQueue::Device(_) | LinkQueue::Peer(_) => None,
+            LinkQueue::Device(_) | LinkQueue::Packet(_) | LinkQueue::Peer(_) => None,
         });
         sockets.max()
     }
@@ -170,19 +177,14 @@ impl Link {
 /// One queue of a link.
 #[derive(Debug)]
 pub enum LinkQueue {
-    /// A queue of a device.
-    Device(Device),
+    /// A queue of a TAP or MACVTAP device: the kernel's end of it.
+    Device(File),
+    /// A packet socket.
+    Packet(Box<PacketQueue>),
     /// The queue pair of a vhost-user back end.
     Peer(Box<PeerQueue>),
     /// An `AF_XDP` socket.
     Xdp(Box<XdpQueue>),
-}
-
-/// One queue of a device: the kernel's end of it.
-#[derive(Debug)]
-pub struct Device {
-    file: File,
-    kind: Kind,
 }
 
 /// Where a received frame lies in its buffer.
@@ -211,8 +213,8 @@ impl Received {
 }
 
 impl LinkQueue {
-    /// Receives one frame into `buffer`, which has [`RECEIVE_BUFFER`] bytes. Those of an `AF_XDP` socket
-    /// need no buffer, see [`Inbox`](super::Inbox).
+    /// Receives one frame into `buffer`, which has [`RECEIVE_BUFFER`] bytes. Those of packet and `AF_XDP` sockets
+    /// need none for the most part, see [`Inbox`](super::Inbox).
     ///
     /// # Errors
     ///
@@ -221,12 +223,16 @@ impl LinkQueue {
     #[inline]
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let read = match self {
-            Self::Device(Device { file, kind }) if *kind == Kind::Packet => {
-                return packet::receive(file.as_fd(), buffer);
+            Self::Device(file) => (&*file).read(buffer)?,
+            Self::Packet(queue) => {
+                let mut lent = queue.lend();
+                match lent.take()? {
+                    packet::Arrival::Here(header) => copy(header, lent.last(), buffer),
+                    packet::Arrival::Socket => return lent.read(buffer),
+                }
             }
-            Self::Device(Device { file, .. }) => (&*file).read(buffer)?,
             Self::Peer(queue) => queue.receive(buffer)?,
-            Self::Xdp(queue) => copy(queue.lend().take()?, buffer),
+            Self::Xdp(queue) => copy(VnetHeader::PLAIN, queue.lend().take()?, buffer),
         };
         match read.checked_sub(VnetHeader::LEN) {
             // The kernel cuts off what is too long, without a word.
@@ -240,8 +246,8 @@ impl LinkQueue {
     #[inline]
     pub fn readable(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Device(Device { file, kind }) if *kind != Kind::Packet => Some(file.as_fd()),
-            Self::Device(_) | Self::Peer(_) | Self::Xdp(_) => None,
+            Self::Device(file) => Some(file.as_fd()),
+            Self::Packet(_) | Self::Peer(_) | Self::Xdp(_) => None,
         }
     }
 
@@ -255,10 +261,8 @@ impl LinkQueue {
     #[inline]
     pub fn send(&self, frame: &Gather<'_>) -> io::Result<()> {
         let sent = match self {
-            Self::Device(Device { file, kind }) if *kind == Kind::Packet => {
-                packet::send(file.as_fd(), frame)?
-            }
-            Self::Device(Device { file, .. }) => virtqueue::writev(file.as_fd(), frame)?,
+            Self::Device(file) => virtqueue::writev(file.as_fd(), frame)?,
+            Self::Packet(queue) => queue.send(frame)?,
             Self::Peer(queue) => return queue.send(frame),
             Self::Xdp(queue) => return queue.send(frame),
         };
@@ -274,7 +278,7 @@ impl LinkQueue {
     #[inline]
     pub fn flush(&self) -> u32 {
         match self {
-            Self::Device(_) | Self::Peer(_) => 0,
+            Self::Device(_) | Self::Packet(_) | Self::Peer(_) => 0,
             Self::Xdp(queue) => queue.flush(),
         }
     }
@@ -284,7 +288,7 @@ impl LinkQueue {
     #[inline]
     pub fn enable_calls(&self) -> bool {
         match self {
-            Self::Device(_) => false,
+            Self::Device(_) | Self::Packet(_) => false,
             Self::Xdp(queue) => queue.is_late(),
             Self::Peer(queue) => queue.enable_calls(),
         }
@@ -302,7 +306,8 @@ impl LinkQueue {
 impl AsRawFd for LinkQueue {
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Self::Device(device) => device.file.as_raw_fd(),
+            Self::Device(file) => file.as_raw_fd(),
+            Self::Packet(queue) => queue.as_raw_fd(),
             Self::Peer(queue) => queue.as_raw_fd(),
             Self::Xdp(queue) => queue.as_raw_fd(),
         }
@@ -310,9 +315,9 @@ impl AsRawFd for LinkQueue {
 }
 
 /// Copies a frame behind its header; the bytes of both, or of `buffer` if that was too short.
-fn copy(frame: &[u8], buffer: &mut [u8]) -> usize {
+fn copy(header: VnetHeader, frame: &[u8], buffer: &mut [u8]) -> usize {
     let len = buffer.len().min(VnetHeader::LEN + frame.len());
-    let bytes = VnetHeader::PLAIN.encode();
+    let bytes = header.encode();
     let bytes = bytes.iter().chain(frame);
     for (to, from) in buffer.iter_mut().zip(bytes) {
         *to = *from;

@@ -45,11 +45,12 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
         let device = client.add_macvtap(spec, parent.ifindex).await?;
         let mut created = Made {
             ifindex: device.ifindex,
+            parent: parent.ifindex,
             parent_mtu: None,
         };
         let opened = match raise_parent(client, spec, &parent).await {
             Ok(before) => {
-                created.parent_mtu = before.map(|mtu| (parent.ifindex, mtu));
+                created.parent_mtu = before;
                 set_up(client, spec, &device, Some(created.clone())).await
             }
             Err(error) => Err(error),

@@ -184,6 +184,16 @@ pub enum Created {
 }
 
 impl Created {
+    /// What could not be undone yet by [`Created::remove`], because another device needs it still, will be with that:
+    /// one of `others`, if any of them is on the same parent.
+    pub fn bequeath<'a>(&self, others: impl IntoIterator<Item = &'a mut Created>) {
+        let Self::Device(made) = self else { return };
+        others.into_iter().any(|other| match other {
+            Self::Device(heir) => made.bequeath(heir),
+            Self::Xdp(_) | Self::Function(..) => false,
+        });
+    }
+
     /// Undoes it. It is no error if somebody else has done so.
     ///
     /// # Errors
@@ -208,17 +218,30 @@ impl Created {
 pub struct Made {
     /// Its number.
     pub(super) ifindex: u32,
-    /// A parent's number, and the MTU that it had before.
-    pub(super) parent_mtu: Option<(u32, u16)>,
+    /// The number of its parent.
+    pub(super) parent: u32,
+    /// The MTU that the parent had before; `None` where it was not raised.
+    pub(super) parent_mtu: Option<u16>,
 }
 
 impl Made {
     pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
         client.remove(self.ifindex).await?;
-        match self.parent_mtu {
-            Some((parent, mtu)) => client.set_mtu(parent, mtu).await,
-            None => Ok(()),
+        let Some(before) = self.parent_mtu else {
+            return Ok(());
+        };
+        // The kernel would lower that of the devices that others have on the parent.
+        let needed = client.mtu_above(self.parent).await?;
+        client.set_mtu(self.parent, before.max(needed)).await
+    }
+
+    /// Leaves what the parent's MTU was to another device on it; whether that is one.
+    fn bequeath(&self, heir: &mut Made) -> bool {
+        let is_heir = heir.parent == self.parent;
+        if is_heir {
+            heir.parent_mtu = heir.parent_mtu.into_iter().chain(self.parent_mtu).min();
         }
+        is_heir
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) trait Format {
 
     /// The descriptor of the chain at the cursor, and how the chain is given back, if the chain is already
     /// known to be available and has no other descriptor. Moves nothing and checks no more than that.
-    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)>;
+    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)>;
 
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
@@ -215,7 +215,7 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         cursor: &mut Cursor,
         want: u32,
     ) -> Option<Used> {
-        let (d, used) = format.single(cursor)?;
+        let (d, used) = format.single(*cursor)?;
         let Descriptor { addr, len, .. } = d;
         if (d.flags & WRITE_FLAG != 0) != WRITE || len < want || len == 0 {
             return None;

@@ -23,6 +23,7 @@ mod dirty;
 pub mod driver;
 mod error;
 mod format;
+mod in_process;
 mod iovec;
 mod ledger;
 mod lock;

@@ -422,7 +422,7 @@ impl Format for Packed {
     }
 
     #[inline]
-    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)> {
+    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)> {
         let d = self.first(cursor.spot)?;
         let used = Used {
             id: d.extra,

@@ -217,7 +217,7 @@ impl Format for Split {
     }
 
     #[inline]
-    fn single(&self, cursor: &Cursor) -> Option<(Descriptor, Used)> {
+    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)> {
         let next = cursor.spot.index;
         if next == cursor.seen {
             return None;

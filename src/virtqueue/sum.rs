@@ -121,6 +121,7 @@ unsafe fn narrow<const COPY: bool>(dst: *mut u8, src: *const u8, blocks: usize) 
 /// As for [`narrow`], and the processor must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
+#[allow(clippy::cast_ptr_alignment)] // The accesses need none.
 unsafe fn wide<const COPY: bool>(dst: *mut u8, src: *const u8, blocks: usize) -> u64 {
     use std::arch::x86_64::{
         __m256i, _mm256_add_epi32, _mm256_blend_epi16, _mm256_loadu_si256, _mm256_setzero_si256,
@@ -133,7 +134,7 @@ unsafe fn wide<const COPY: bool>(dst: *mut u8, src: *const u8, blocks: usize) ->
     for start in (0..blocks).step_by(AT_ONCE) {
         let (mut low, mut high) = (zero, zero);
         for index in start..blocks.min(start + AT_ONCE) {
-            // SAFETY: the caller guarantees so many blocks; the accesses need no alignment.
+            // SAFETY: the caller guarantees so many blocks.
             let block = unsafe {
                 let block = _mm256_loadu_si256(src.add(BLOCK * index).cast::<__m256i>());
                 if COPY {

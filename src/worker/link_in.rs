@@ -71,6 +71,11 @@ impl Path {
             }
             busy = true;
         }
+        let missed = arrivals.take_losses();
+        if missed > 0 {
+            // In which VLAN they were is not known.
+            counts.drop_frames(0, DropReason::Missed, missed.into());
+        }
         self.routes.count(here, |_| true);
         if let Some(straight) = straight {
             for frame in &*self.routes.frames {

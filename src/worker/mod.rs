@@ -13,6 +13,7 @@ mod handover;
 mod ingress;
 mod link_in;
 mod link_out;
+mod manual;
 mod mend;
 mod patience;
 mod payload;
@@ -45,6 +46,7 @@ use crate::sys::cpu;
 use crate::sys::interrupt::Interruptible;
 use crate::virtqueue::{GuestMemory, RingError};
 pub use duty::{Busy, Duty};
+pub use manual::Manual;
 use quiescence::Quiescence;
 pub use snapshot::{
     Assignment, Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot, TxQueue,
@@ -138,6 +140,28 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(
+        settings: Settings,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let count = settings.workers.max(1);
+        let wake = (0..count)
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self {
+            quiescence: Quiescence::new(Snapshot::default(), count),
+            wake,
+            stop: AtomicBool::new(false),
+            settings,
+            events: Box::new(events),
+            started: Instant::now(),
+            watch: Watch::new(count),
+            busy: (0..count).map(|_| CachePadded::default()).collect(),
+            injected: Mutex::default(),
+            has_injected: AtomicBool::new(false),
+        }))
+    }
+
     /// Makes every worker look for what has changed.
     fn wake_all(&self) {
         for wake in &self.wake {
@@ -181,22 +205,8 @@ impl Pool {
         settings: Settings,
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let count = settings.workers.max(1);
-        let wake = (0..count)
-            .map(|_| EventFd::new(EFD_NONBLOCK))
-            .collect::<Result<_, _>>()?;
-        let shared = Arc::new(Shared {
-            quiescence: Quiescence::new(Snapshot::default(), count),
-            wake,
-            stop: AtomicBool::new(false),
-            settings,
-            events: Box::new(events),
-            started: Instant::now(),
-            watch: Watch::new(count),
-            busy: (0..count).map(|_| CachePadded::default()).collect(),
-            injected: Mutex::default(),
-            has_injected: AtomicBool::new(false),
-        });
+        let shared = Shared::new(settings, events)?;
+        let count = shared.wake.len();
         let mut pool = Self {
             shared,
             threads: vec![],

@@ -238,7 +238,7 @@ impl Routes {
     #[inline(never)]
     fn beat(&mut self, here: &Entrance<'_>, (to, class): (Slot, Class), frame: usize) {
         let jobs = self.jobs.len();
-        self.deliver(here, to, &class, frame, 0);
+        self.deliver(here, to, class, frame, 0);
         self.beaten = self.jobs.get(jobs).map(|job| Beaten {
             to,
             class,
@@ -290,11 +290,11 @@ impl Routes {
                 };
                 drop_at(here.snapshot, here.worker, at, reason);
             }
-            Verdict::One(slot) => self.deliver(here, slot, &class, index, way.hops),
+            Verdict::One(slot) => self.deliver(here, slot, class, index, way.hops),
             Verdict::Many => {
                 let targets = self.targets.clone();
                 for slot in targets.iter() {
-                    self.deliver(here, slot, &class, index, way.hops);
+                    self.deliver(here, slot, class, index, way.hops);
                 }
             }
         }
@@ -305,7 +305,7 @@ impl Routes {
         &mut self,
         here: &Entrance<'_>,
         slot: Slot,
-        class: &Class,
+        class: Class,
         frame: usize,
         hops: usize,
     ) {
@@ -317,7 +317,7 @@ impl Routes {
             vid: class.vid,
         };
         let done = view(here.relay)
-            .egress(slot, class, &facts(&self.frames[frame]))
+            .egress(slot, &class, &facts(&self.frames[frame]))
             .and_then(|action| self.hand_over(here.snapshot, to, frame, action, hops));
         if let Err(reason) = done {
             drop_at(here.snapshot, here.worker, to, reason);

@@ -13,9 +13,7 @@ use crate::uplink::{Facts, Kind, Link};
 use crate::virtqueue::driver::{
     DriverFeatures, DriverMemory, QueueOptions, RegionSpec, RingLayout, RxQueue, TxQueue,
 };
-use crate::virtqueue::{
-    GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, install_sigbus_handler,
-};
+use crate::virtqueue::{GuestMemory, ResumeAt, RingConfig, install_sigbus_handler};
 
 /// Longer than anything takes that works.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -25,25 +23,7 @@ const EVENT_IDX: u64 = 1 << 29;
 
 /// What the device side needs to know of a ring whose features are [`features`].
 pub fn ring_config(memory: &DriverMemory, layout: RingLayout) -> RingConfig {
-    let features = features();
-    let user = |guest| memory.user_addr(guest).unwrap();
-    RingConfig {
-        size: layout.size,
-        desc: user(layout.desc),
-        avail: user(layout.avail),
-        used: user(layout.used),
-        log_used: None,
-        features: RingFeatures {
-            packed: features.packed,
-            indirect: features.indirect,
-            event_idx: features.event_idx,
-            in_order: features.in_order,
-            mergeable: features.mergeable,
-            header_len: features.header_len.into(),
-        },
-        call: None,
-        position: None,
-    }
+    RingConfig::of_driver(memory, layout, features()).unwrap()
 }
 
 /// What guests negotiate here.
@@ -54,14 +34,7 @@ pub fn features() -> DriverFeatures {
 /// The memory of a guest as the device sees it.
 pub fn guest_memory(memory: &DriverMemory) -> Arc<GuestMemory> {
     install_sigbus_handler().unwrap();
-    let regions = memory.regions().iter().map(|region| Region {
-        guest_addr: region.guest_addr(),
-        size: region.size(),
-        user_addr: region.user_addr(),
-        offset: 0,
-        file: region.file().try_clone().unwrap(),
-    });
-    Arc::new(GuestMemory::new(regions.collect()).unwrap())
+    GuestMemory::of_driver(memory).unwrap()
 }
 
 /// A link to the other end of the socket.

@@ -75,30 +75,37 @@ impl Worker {
     pub fn run(mut self) {
         self.enter();
         while !self.shared.stop.load(Ordering::Acquire) {
-            self.shared.watch.count(self.number);
-            if self.shared.quiescence.newest() != self.snapshot_number {
-                self.enter();
-            }
-            if self.queues.awaits_any() {
-                self.queues.take_awaited(self.clock.now_ns());
-            }
-            let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
-            if announces {
-                self.inject();
-            } else if self.queues.all_cold() {
+            if !self.pass() {
                 self.sleep();
-                continue;
             }
-            let now_ns = self.clock.now_ns();
-            if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
-                self.asked_ns = now_ns;
-                let kicked = self.queues.kicked(0);
-                self.queues.heat_all(&kicked, now_ns);
-                self.queues.look(now_ns);
-            }
-            self.round(now_ns);
         }
         self.shared.quiescence.leave(self.number);
+    }
+
+    /// Gives every hot queue its turn; false if there is nothing to do.
+    pub fn pass(&mut self) -> bool {
+        self.shared.watch.count(self.number);
+        if self.shared.quiescence.newest() != self.snapshot_number {
+            self.enter();
+        }
+        if self.queues.awaits_any() {
+            self.queues.take_awaited(self.clock.now_ns());
+        }
+        let announces = self.number == 0 && self.shared.has_injected.load(Ordering::Acquire);
+        if announces {
+            self.inject();
+        } else if self.queues.all_cold() {
+            return false;
+        }
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
+            self.asked_ns = now_ns;
+            let kicked = self.queues.kicked(0);
+            self.queues.heat_all(&kicked, now_ns);
+            self.queues.look(now_ns);
+        }
+        self.round(now_ns);
+        true
     }
 
     fn moment(&self, now_ns: u64) -> Moment {

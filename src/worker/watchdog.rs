@@ -87,15 +87,12 @@ impl Watch {
     fn pause(&self, pause: Option<Duration>) -> bool {
         let idle = |orders: &mut Orders| !orders.called && !orders.stop;
         let orders = lock(&self.orders);
-        let mut orders = match pause {
-            Some(pause) => {
-                let woken = self.given.wait_timeout_while(orders, pause, idle);
-                woken.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => {
-                let woken = self.given.wait_while(orders, idle);
-                woken.unwrap_or_else(PoisonError::into_inner)
-            }
+        let mut orders = if let Some(pause) = pause {
+            let woken = self.given.wait_timeout_while(orders, pause, idle);
+            woken.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            let woken = self.given.wait_while(orders, idle);
+            woken.unwrap_or_else(PoisonError::into_inner)
         };
         orders.called = false;
         !orders.stop

@@ -127,7 +127,7 @@ impl RawPacked {
         let size = self.0.layout.size;
         let (first, wrap) = (position & 0x7fff, position & 0x8000 != 0);
         for (i, d) in (0..descs.len() as u16).zip(descs).rev() {
-            let wrap = wrap == ((first + i) / size % 2 == 0);
+            let wrap = wrap == ((first + i) / size).is_multiple_of(2);
             let flags = d.flags | if wrap { 1 << 7 } else { 1 << 15 };
             let flagged = desc(d.addr, d.len, flags, d.next);
             self.raw((first + i) % size, flagged);

@@ -126,7 +126,11 @@ fn read_end(
             },
         )
     } else {
-        of_end(table, faults)
+        let (mut settings, marks) = of_end(table, faults);
+        // Stations behind a cable to another relay may be heard from both sides, if that one reflects; it filters what
+        // it gets back itself.
+        settings.accept_own_src = settings.mode == Mode::Passthrough;
+        (settings, marks)
     };
     Some((
         End {

@@ -20,7 +20,8 @@ use libc::{c_int, socklen_t};
 
 use super::call::{check, raw, set};
 
-pub use memory::{Mapping, file};
+pub use super::mapping::Mapping;
+pub use memory::file;
 pub use queue::{Rx, SendError, Tx, start};
 
 /// Bytes in front of a received frame that drivers keep for themselves.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use libc::{off_t, xdp_desc};
 
-use super::memory::Mapping;
+use super::super::mapping::Mapping;
 use super::ring::{Consumer, Producer};
 use super::{Layout, Place, bind, offsets};
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{off_t, xdp_ring_offset};
 
-use super::memory::Mapping;
+use super::super::mapping::Mapping;
 
 /// A ring in its mapping.
 #[derive(Debug)]

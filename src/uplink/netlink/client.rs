@@ -208,16 +208,36 @@ impl Client {
 
     /// Whether a VLAN device is made on a device.
     pub async fn has_vlans(&self, ifindex: u32) -> Result<bool, LinkError> {
-        let mut all = self.handle.link().get().execute();
-        let failed = |error| LinkError::admin("listing devices", &errno(&error));
-        while let Some(message) = all.try_next().await.map_err(failed)? {
-            let device = Device::from_message(message);
-            let is_here = device.lower == Some(ifindex) && !device.lower_elsewhere;
-            if is_here && device.kind.as_deref() == Some("vlan") {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let above = self.above(ifindex).await?;
+        Ok(above
+            .iter()
+            .any(|device| device.kind.as_deref() == Some("vlan")))
+    }
+
+    /// The largest MTU of the devices that are made on a device, as far as they keep it from having a smaller one; 0
+    /// without any.
+    pub async fn mtu_above(&self, ifindex: u32) -> Result<u16, LinkError> {
+        let bound = ["macvlan", "macvtap", "vlan", "ipvlan", "ipvtap"];
+        let mut above = self.above(ifindex).await?;
+        above.retain(|device| {
+            device
+                .kind
+                .as_deref()
+                .is_some_and(|kind| bound.contains(&kind))
+        });
+        Ok(above.iter().map(Device::mtu).max().unwrap_or(0))
+    }
+
+    /// The devices that say that they are on a device, the other one of a pair among them.
+    async fn above(&self, ifindex: u32) -> Result<Vec<Device>, LinkError> {
+        let all = self.handle.link().get().execute();
+        let all: Vec<_> = all
+            .try_collect()
+            .await
+            .map_err(|error| LinkError::admin("listing devices", &errno(&error)))?;
+        let devices = all.into_iter().map(Device::from_message);
+        let is_here = |device: &Device| device.lower == Some(ifindex) && !device.lower_elsewhere;
+        Ok(devices.filter(is_here).collect())
     }
 
     /// Changes a device.

@@ -114,19 +114,64 @@ fn several_queues_share_the_flows() {
     });
 }
 
+fn mtu(name: &str) -> u16 {
+    let path = format!("/sys/class/net/{name}/mtu");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn what_one_raised_is_lowered_when_nobody_needs_it_any_more() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let open = |name: &str, mtu| {
+            let wanted = MacvtapSpec {
+                name: name.to_owned(),
+                mac: None,
+                mtu: Some(mtu),
+                ..spec(MacvtapMode::Bridge)
+            };
+            let (link, created) = link(&Spec::Macvtap(wanted));
+            (link, created.unwrap())
+        };
+        // The first raises, another raises further or has what it needs; they end in any order.
+        for mtus in [[4000, 9000, 9000], [9000, 9000, 4000]] {
+            for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]] {
+                let mut left = vec![];
+                for (name, mtu) in ["evb-a", "evb-b", "evb-c"].iter().zip(mtus) {
+                    left.push(Some((open(name, mtu), mtu)));
+                }
+                assert_eq!(mtu("va"), 9000);
+                for index in order {
+                    let ((_, ended), _) = left[index].take().unwrap();
+                    ended.remove().unwrap();
+                    ended.bequeath(left.iter_mut().flatten().map(|((_, other), _)| other));
+                    for ((link, _), wanted) in left.iter().flatten() {
+                        assert_eq!(mtu(link.name()), *wanted, "{mtus:?} {order:?}");
+                    }
+                    let needed = left.iter().flatten().map(|(_, wanted)| *wanted).max();
+                    assert!(mtu("va") >= needed.unwrap_or(0), "{mtus:?} {order:?}");
+                }
+                assert_eq!(mtu("va"), 1500, "{mtus:?} {order:?}");
+            }
+        }
+        // Nor is it taken from a device of somebody else's.
+        let (_link, raised) = open("evb-a", 9000);
+        ip("link add link va name other mtu 3000 type macvlan mode bridge");
+        raised.remove().unwrap();
+        assert_eq!((mtu("va"), mtu("other")), (3000, 3000));
+    });
+}
+
 #[test]
 fn the_mtu_is_that_of_the_parent_or_raises_it_for_a_time() {
     in_namespace(|| {
         veth("va", "vb");
-        let mtu = |name| {
-            let path = format!("/sys/class/net/{name}/mtu");
-            std::fs::read_to_string(path).unwrap().trim().to_owned()
-        };
         ip("link set va mtu 2000");
         for (wanted, own, parents) in [
-            (None, 2000, "2000"),
-            (Some(1400), 1400, "2000"),
-            (Some(9000), 9000, "9000"),
+            (None, 2000, 2000),
+            (Some(1400), 1400, 2000),
+            (Some(9000), 9000, 9000),
         ] {
             let wanted = MacvtapSpec {
                 mtu: wanted,
@@ -134,10 +179,10 @@ fn the_mtu_is_that_of_the_parent_or_raises_it_for_a_time() {
             };
             let (link, created) = link(&Spec::Macvtap(wanted));
             assert_eq!(link.mtu(), own);
-            assert_eq!(mtu("evb-up0"), own.to_string());
+            assert_eq!(mtu("evb-up0"), own);
             assert_eq!(mtu("va"), parents);
             created.unwrap().remove().unwrap();
-            assert_eq!(mtu("va"), "2000");
+            assert_eq!(mtu("va"), 2000);
         }
     });
 }
@@ -312,7 +357,6 @@ fn what_fails_on_the_way_leaves_nothing_behind() {
         };
         assert_eq!(refusal(&Spec::Macvtap(second(HERE))), taken);
         assert!(!exists("evb-up1"));
-        let mtu = std::fs::read_to_string("/sys/class/net/va/mtu").unwrap();
-        assert_eq!(mtu.trim(), "1500");
+        assert_eq!(mtu("va"), 1500);
     });
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -41,13 +41,18 @@ impl Wake {
     /// Sleeps until `ring` has something used; false when the time is over. Calls are enabled only
     /// meanwhile, so a busy queue costs the device none.
     pub fn wait(&self, ring: &mut Ring, timeout: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
         let mut found = ring.enable_calls();
-        if !found {
+        while !found {
             // SAFETY: the descriptor belongs to `self.call` and stays open through this call.
             let fd = unsafe { BorrowedFd::borrow_raw(self.call.as_raw_fd()) };
-            if wait_readable(fd, timeout)? {
-                self.drain()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !wait_readable(fd, left)? {
+                found = ring.has_used();
+                break;
             }
+            self.drain()?;
+            // A call may be for what was found without it.
             found = ring.has_used();
         }
         ring.disable_calls();

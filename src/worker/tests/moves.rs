@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use crate::stats::DropReason;
@@ -76,16 +77,16 @@ fn flows_keep_their_order(polling: Polling, moves: usize) {
     };
     let pool = Pool::start(settings, |_| {}).unwrap();
     let flows: [Flow; 3] = Default::default();
-    let [a, b, c, d, e] = &mut guests[..] else {
+    let [one, to_one, two, to_two, to_wire] = &mut guests[..] else {
         unreachable!()
     };
     std::thread::scope(|scope| {
         let talking = [
-            scope.spawn(|| talk(from_guest(a, 0, 1), b, &flows[0])),
-            scope.spawn(|| talk(from_guest(c, 2, 3), d, &flows[1])),
-            scope.spawn(|| talk(from_wire(&wire, 5, 4), e, &flows[2])),
+            scope.spawn(|| talk(from_guest(one, 0, 1), to_one, &flows[0])),
+            scope.spawn(|| talk(from_guest(two, 2, 3), to_two, &flows[1])),
+            scope.spawn(|| talk(from_wire(&wire, 5, 4), to_wire, &flows[2])),
         ];
-        let failed = || talking.iter().any(|thread| thread.is_finished());
+        let failed = || talking.iter().any(ScopedJoinHandle::is_finished);
         for turn in 0..moves {
             let worker = |port| (port / 2 + turn) % 2;
             pool.publish(net.snapshot(1, worker));

@@ -6,8 +6,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Device, DriverFeatures, DriverMemory, RingLayout, Role};
 use crate::virtqueue::{
-    Gather, Grant, GuestMemory, Region, ResumeAt, RingConfig, RingFeatures, RxBatch, RxRing,
-    TxBatch, TxRing, read,
+    Gather, Grant, GuestMemory, ResumeAt, RingConfig, RxBatch, RxRing, TxBatch, TxRing, read,
 };
 
 pub enum OwnDevice {
@@ -22,32 +21,11 @@ impl OwnDevice {
         features: DriverFeatures,
         role: Role,
     ) -> Self {
-        let regions = memory.regions().iter().map(|r| Region {
-            guest_addr: r.guest_addr(),
-            size: r.size(),
-            user_addr: r.user_addr(),
-            offset: 0,
-            file: r.file().try_clone().unwrap(),
-        });
-        let user = |guest| memory.user_addr(guest).unwrap();
         let config = RingConfig {
-            size: layout.size,
-            desc: user(layout.desc),
-            avail: user(layout.avail),
-            used: user(layout.used),
-            log_used: None,
-            features: RingFeatures {
-                packed: features.packed,
-                indirect: features.indirect,
-                event_idx: features.event_idx,
-                in_order: features.in_order,
-                mergeable: features.mergeable,
-                header_len: features.header_len.into(),
-            },
             call: Some(Arc::new(EventFd::new(EFD_NONBLOCK).unwrap())),
-            position: None,
+            ..RingConfig::of_driver(memory, layout, features).unwrap()
         };
-        let guest = Arc::new(GuestMemory::new(regions.collect()).unwrap());
+        let guest = GuestMemory::of_driver(memory).unwrap();
         let at = ResumeAt::fresh(features.packed);
         match role {
             Role::Tx => Self::Tx(config.activate_tx(guest, None, at).unwrap()),

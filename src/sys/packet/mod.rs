@@ -11,6 +11,10 @@ use libc::{c_int, c_void, iovec, socklen_t};
 
 use super::call::{check, raw, set};
 
+mod ring;
+
+pub use ring::{Layout, Place, Ring};
+
 /// What the kernel says of a frame besides its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
@@ -232,15 +236,41 @@ fn tag(message: &libc::msghdr) -> Option<(u16, u16)> {
 }
 
 fn tag_of(data: &libc::tpacket_auxdata) -> Option<(u16, u16)> {
-    if data.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+    tag_in(data.tp_status, data.tp_vlan_tpid, data.tp_vlan_tci)
+}
+
+/// The tag that the kernel tells of, if its status says that there is one.
+fn tag_in(status: u32, tpid: u16, tci: u16) -> Option<(u16, u16)> {
+    if status & libc::TP_STATUS_VLAN_VALID == 0 {
         return None;
     }
-    let tpid = if data.tp_status & libc::TP_STATUS_VLAN_TPID_VALID == 0 {
-        0x8100
-    } else {
-        data.tp_vlan_tpid
+    let told = status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    Some((if told { tpid } else { 0x8100 }, tci))
+}
+
+/// How many frames for the socket were lost since it was asked last: there was no room, or no virtio-net header can
+/// describe them.
+///
+/// # Errors
+///
+/// The error of `getsockopt`.
+pub fn take_losses(socket: &impl AsFd) -> io::Result<u32> {
+    let mut counts = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
     };
-    Some((tpid, data.tp_vlan_tci))
+    let mut len = size_of_val(&counts) as socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `counts`.
+    check(unsafe {
+        libc::getsockopt(
+            raw(socket),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut counts).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(counts.tp_drops)
 }
 
 fn index(ifindex: u32) -> io::Result<c_int> {

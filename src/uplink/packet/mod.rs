@@ -3,30 +3,24 @@
 //! The host goes on using the device, and gets its own copy of every frame.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::Opened;
 use super::error::LinkError;
-use super::link::Received;
 use super::netlink::with_client;
 use super::spec::{Facts, Kind, PacketSpec};
-use crate::frame::ethernet::TAG_LEN;
 use crate::frame::vnet::VnetHeader;
 use crate::sys::packet;
-use crate::virtqueue::{self, Gather};
 
-/// Bytes in front of a received frame that are left for the tag that the kernel has taken out.
-pub const TAG_ROOM: usize = TAG_LEN;
+mod queue;
 
-/// Both addresses, behind which a tag belongs.
-const ADDRESSES: usize = 12;
+pub use queue::{Arrival, Lent, PacketQueue, TAG_ROOM};
+
 /// The header that packet sockets use is the legacy one.
 const HEADER: usize = VnetHeader::LEGACY_LEN;
 /// The same for the kernel.
 const HEADER_SIZE: i32 = HEADER as u8 as i32;
-/// What a tag that comes back adds.
-const TAG_GROWTH: i16 = TAG_LEN as u8 as i16;
-/// Bytes that may wait in each direction.
+/// Bytes that may wait in each direction, in and besides the ring.
 const BUFFER: i32 = 4 << 20;
 
 /// Opens packet sockets on a device, all in one group.
@@ -49,7 +43,7 @@ pub fn open(spec: &PacketSpec) -> Result<Opened, LinkError> {
     for _ in 0..spec.queues {
         let (socket, segments_udp) = socket().map_err(refused)?;
         uso &= segments_udp;
-        start(&socket, device.ifindex, spec.queues > 1, &mut group).map_err(refused)?;
+        begin(&socket, device.ifindex, spec.queues > 1, &mut group).map_err(refused)?;
         queues.push(socket);
     }
     Ok(Opened {
@@ -83,7 +77,7 @@ fn socket() -> io::Result<(OwnedFd, bool)> {
 }
 
 /// Begins to receive. Before it is in its group a socket would get the frames of its siblings too.
-fn start(socket: &OwnedFd, ifindex: u32, grouped: bool, group: &mut Option<u16>) -> io::Result<()> {
+fn begin(socket: &OwnedFd, ifindex: u32, grouped: bool, group: &mut Option<u16>) -> io::Result<()> {
     packet::close_gate(socket)?;
     packet::bind(socket, ifindex)?;
     packet::join_promiscuous(socket, ifindex)?;
@@ -93,48 +87,17 @@ fn start(socket: &OwnedFd, ifindex: u32, grouped: bool, group: &mut Option<u16>)
     packet::open_gate(socket)
 }
 
-/// Receives one frame, and puts the tag back that the kernel has taken out.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    const HEADER_AT: usize = TAG_ROOM;
-    const FRAME_AT: usize = HEADER_AT + VnetHeader::LEN;
-    let lost = || io::Error::from(io::ErrorKind::InvalidData);
-    let (front, frame) = buffer.split_at_mut_checked(FRAME_AT).ok_or_else(lost)?;
-    front.fill(0);
-    let header = &mut front[HEADER_AT..HEADER_AT + HEADER];
-    let arrival = match packet::receive(socket, [header, frame]) {
-        // A frame that the virtio-net header has no words for, such as a tunnel's segments.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(lost()),
-        result => result?,
-    };
-    let len = arrival.len.checked_sub(HEADER).ok_or_else(lost)?;
-    if arrival.truncated {
-        return Err(lost());
-    }
-    let Some((tpid, tci)) = arrival.tag else {
-        return Ok(Received { at: HEADER_AT, len });
-    };
-    if len < ADDRESSES {
-        return Err(lost());
-    }
-    // The header and the addresses move forward, and the tag comes where the addresses ended.
-    let mut bytes = [0; VnetHeader::LEN];
-    bytes.copy_from_slice(&buffer[HEADER_AT..FRAME_AT]);
-    let mut vnet = VnetHeader::decode(&bytes);
-    vnet.retag(TAG_GROWTH);
-    buffer[..VnetHeader::LEN].copy_from_slice(&vnet.encode());
-    buffer.copy_within(FRAME_AT..FRAME_AT + ADDRESSES, VnetHeader::LEN);
-    let tag_at = VnetHeader::LEN + ADDRESSES;
-    buffer[tag_at..tag_at + 2].copy_from_slice(&tpid.to_be_bytes());
-    buffer[tag_at + 2..tag_at + 4].copy_from_slice(&tci.to_be_bytes());
-    Ok(Received {
-        at: 0,
-        len: len + TAG_LEN,
+/// Gives sockets of a device their rings.
+///
+/// # Errors
+///
+/// What the kernel says: it has not so much memory.
+pub fn start(facts: &Facts, sockets: Vec<OwnedFd>) -> Result<Vec<PacketQueue>, LinkError> {
+    let queues = sockets
+        .into_iter()
+        .map(|socket| PacketQueue::new(socket, facts.mtu));
+    queues.collect::<io::Result<_>>().map_err(|error| {
+        let call = format!("making the ring of a packet socket on {}", facts.name);
+        LinkError::system(call, "CAP_NET_RAW", &error)
     })
-}
-
-/// Sends one frame; returns as many bytes as the frame has if it went whole.
-pub fn send(socket: BorrowedFd<'_>, frame: &Gather<'_>) -> io::Result<usize> {
-    let header = frame.header.get(..HEADER).unwrap_or(frame.header);
-    let sent = virtqueue::writev(socket, &Gather { header, ..*frame })?;
-    Ok(sent + frame.header.len() - header.len())
 }
