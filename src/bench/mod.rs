@@ -24,6 +24,7 @@ mod measure;
 mod outcome;
 mod placement;
 mod plan;
+mod queues;
 mod report;
 mod station;
 mod stop;

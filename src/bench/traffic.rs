@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::clock::{Clock, ns};
 use super::error::BenchError;
 use super::latency::{self, Latency};
-use super::station::{Sender, Station};
+use super::queues::Sender;
+use super::station::Station;
 use super::stop;
 use crate::load::{Rate, Tally};
 
