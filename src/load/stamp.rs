@@ -24,14 +24,13 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// As it stands in a frame.
+    /// Writes it where it stands in a frame: in two words, because they are soon read again, and a processor waits for
+    /// what it has stored in smaller pieces.
     #[inline]
-    pub fn encode(self) -> [u8; LEN] {
-        let mut bytes = [0; LEN];
-        // Two words, because they are soon read again as such: a processor waits for smaller pieces.
-        bytes[..8].copy_from_slice(&self.word().to_be_bytes());
-        bytes[8..].copy_from_slice(&self.check().to_be_bytes());
-        bytes
+    pub fn write(self, to: &mut [u8; LEN]) {
+        let (word, check) = to.split_at_mut(8);
+        word.copy_from_slice(&self.word().to_be_bytes());
+        check.copy_from_slice(&self.check().to_be_bytes());
     }
 
     /// Reads the stamp of a frame of which `head` is the beginning, and where the bytes behind it begin; `None` for a

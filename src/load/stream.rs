@@ -269,7 +269,9 @@ impl Stream {
         let port_at = HEADER_LEN + self.tag + IP_LEN;
         let port = FIRST_PORT.wrapping_add(stamp.flow);
         head[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
-        head[self.stamp_at..self.stamp_at + stamp::LEN].copy_from_slice(&stamp.encode());
+        if let Some(place) = head[self.stamp_at..].first_chunk_mut() {
+            stamp.write(place);
+        }
         self.flow += 1;
         self.size += 1;
         if self.flow == self.flows.len() {

@@ -103,6 +103,45 @@ pub struct RingLayout {
     pub used: u64,
 }
 
+/// A free-running 16-bit index. It is stored as 32 bits: a processor that has just stored 16 cannot pass them on to a load of
+/// 32, which compilers make of a load of 16, but waits until all that was stored before has reached the cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Index(u32);
+
+impl Index {
+    #[inline]
+    pub fn new(index: u16) -> Self {
+        Self(index.into())
+    }
+
+    #[inline]
+    pub fn get(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// The index that follows after `count` others.
+    #[inline]
+    pub fn ahead(self, count: u16) -> u16 {
+        self.get().wrapping_add(count)
+    }
+
+    /// How far it is ahead of another.
+    #[inline]
+    pub fn since(self, other: Self) -> u16 {
+        self.get().wrapping_sub(other.get())
+    }
+
+    #[inline]
+    pub fn advance(&mut self) {
+        self.0 = self.0.wrapping_add(1);
+    }
+
+    #[inline]
+    pub fn step_back(&mut self) {
+        self.0 = self.0.wrapping_sub(1);
+    }
+}
+
 /// One piece of a buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {

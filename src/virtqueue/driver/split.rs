@@ -13,7 +13,7 @@ use virtio_bindings::virtio_ring::{
 
 use super::memory::{DriverMemory, MemoryError};
 use super::ring::{
-    Access, Areas, DeviceError, DriverFeatures, Part, RingLayout, Table, Used, event_crossed,
+    Access, Areas, DeviceError, DriverFeatures, Index, Part, RingLayout, Table, Used, event_crossed,
 };
 
 /// A descriptor as it stands in a table. New tables hold zeros.
@@ -71,27 +71,27 @@ struct Chain {
 pub(super) struct Split {
     areas: Areas,
     size: u16,
-    /// `size - 1`, and not among the fields that change: a load that spans one of these waits until it is written.
+    /// `size - 1`.
     mask: usize,
     event_idx: bool,
     in_order: bool,
     /// Indices of free descriptors, a queue of which `free_from..free_to` is filled.
     free: Box<[u16]>,
-    free_from: u16,
-    free_to: u16,
+    free_from: Index,
+    free_to: Index,
     /// What stands in the table in shared memory, which is never read back.
     written: Box<[Descriptor]>,
     chains: Box<[Chain]>,
     /// Heads in the order in which they were posted, by avail index.
     order: Box<[u16]>,
-    avail_idx: u16,
-    kicked_idx: u16,
-    used_idx: u16,
+    avail_idx: Index,
+    kicked_idx: Index,
+    used_idx: Index,
     /// The device's used index as it was read last.
-    used_seen: u16,
-    outstanding: u16,
+    used_seen: Index,
+    outstanding: Index,
     /// What is left of the used element read last: chains, the last one's head and its length.
-    batch: u16,
+    batch: Index,
     batch_end: u16,
     batch_len: u32,
 }
@@ -116,17 +116,17 @@ impl Split {
             event_idx: features.event_idx,
             in_order: features.in_order,
             free: (0..size).collect(),
-            free_from: 0,
-            free_to: size,
+            free_from: Index::default(),
+            free_to: Index::new(size),
             written: vec![Descriptor::default(); slots].into(),
             chains: vec![Chain::default(); slots].into(),
             order: vec![0; slots].into(),
-            avail_idx: 0,
-            kicked_idx: 0,
-            used_idx: 0,
-            used_seen: 0,
-            outstanding: 0,
-            batch: 0,
+            avail_idx: Index::default(),
+            kicked_idx: Index::default(),
+            used_idx: Index::default(),
+            used_seen: Index::default(),
+            outstanding: Index::default(),
+            batch: Index::default(),
             batch_end: 0,
             batch_len: 0,
         };
@@ -140,11 +140,11 @@ impl Split {
 
     #[inline]
     pub fn room(&self) -> u16 {
-        self.free_to.wrapping_sub(self.free_from)
+        self.free_to.since(self.free_from)
     }
 
     pub fn outstanding(&self) -> u16 {
-        self.outstanding
+        self.outstanding.get()
     }
 
     #[inline]
@@ -169,16 +169,16 @@ impl Split {
 
     #[inline]
     fn take_free(&mut self) -> u16 {
-        let index = self.free[self.mask(self.free_from)];
-        self.free_from = self.free_from.wrapping_add(1);
+        let index = self.free[self.mask(self.free_from.get())];
+        self.free_from.advance();
         index
     }
 
     #[inline]
     fn give_free(&mut self, index: u16) {
-        let at = self.mask(self.free_to);
+        let at = self.mask(self.free_to.get());
         self.free[at] = index;
-        self.free_to = self.free_to.wrapping_add(1);
+        self.free_to.advance();
     }
 
     #[inline]
@@ -211,15 +211,15 @@ impl Split {
             parts.len() as u16
         };
         self.chains[usize::from(head)] = Chain { token, descriptors };
-        let slot = self.mask(self.avail_idx);
+        let slot = self.mask(self.avail_idx.get());
         // As for descriptors.
         if self.order[slot] != head {
             self.order[slot] = head;
             self.avail(2 + slot as u16)
                 .store(head.to_le(), Ordering::Relaxed);
         }
-        self.avail_idx = self.avail_idx.wrapping_add(1);
-        self.outstanding += 1;
+        self.avail_idx.advance();
+        self.outstanding.advance();
     }
 
     /// Makes a descriptor of the ring what it is to be. One that is so already stays in the device's cache.
@@ -234,33 +234,34 @@ impl Split {
 
     pub fn publish(&mut self) {
         self.avail(1)
-            .store(self.avail_idx.to_le(), Ordering::Release);
+            .store(self.avail_idx.get().to_le(), Ordering::Release);
     }
 
     pub fn has_used(&self) -> bool {
-        self.batch > 0 || u16::from_le(self.used(1).load(Ordering::Acquire)) != self.used_idx
+        self.batch.get() > 0
+            || u16::from_le(self.used(1).load(Ordering::Acquire)) != self.used_idx.get()
     }
 
     #[inline]
     pub fn upcoming(&self, ahead: u16) -> Option<u16> {
-        let there = ahead < self.used_seen.wrapping_sub(self.used_idx);
-        let head = self.order[self.mask(self.used_idx.wrapping_add(ahead))];
+        let there = ahead < self.used_seen.since(self.used_idx);
+        let head = self.order[self.mask(self.used_idx.ahead(ahead))];
         there.then(|| self.chains[usize::from(head)].token)
     }
 
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Used>, DeviceError> {
-        if self.batch == 0 && !self.next_batch()? {
+        if self.batch.get() == 0 && !self.next_batch()? {
             return Ok(None);
         }
-        self.batch -= 1;
-        let last = self.batch == 0;
+        self.batch.step_back();
+        let last = self.batch.get() == 0;
         let head = if last {
             self.batch_end
         } else {
-            self.order[self.mask(self.used_idx)]
+            self.order[self.mask(self.used_idx.get())]
         };
-        self.used_idx = self.used_idx.wrapping_add(1);
+        self.used_idx.advance();
         Ok(Some(Used {
             token: self.release(head),
             len: last.then_some(self.batch_len),
@@ -271,35 +272,35 @@ impl Split {
     #[inline]
     fn next_batch(&mut self) -> Result<bool, DeviceError> {
         // The index lies in a cache line that the device writes: it is read when it must be.
-        if self.used_seen == self.used_idx {
-            self.used_seen = u16::from_le(self.used(1).load(Ordering::Acquire));
+        if self.used_seen.since(self.used_idx) == 0 {
+            let used = u16::from_le(self.used(1).load(Ordering::Acquire));
+            self.used_seen = Index::new(used);
         }
-        let used = self.used_seen;
-        let published = used.wrapping_sub(self.used_idx);
+        let published = self.used_seen.since(self.used_idx);
         if published == 0 {
             return Ok(false);
         }
-        if published > self.outstanding {
-            let (last, outstanding) = (self.used_idx, self.outstanding);
+        if published > self.outstanding.get() {
             return Err(DeviceError::UsedIndex {
-                used,
-                last,
-                outstanding,
+                used: self.used_seen.get(),
+                last: self.used_idx.get(),
+                outstanding: self.outstanding.get(),
             });
         }
-        let (id, len) = self.element(self.mask(self.used_idx));
+        let (id, len) = self.element(self.mask(self.used_idx.get()));
         let head = u16::try_from(id)
             .ok()
             .filter(|&h| h < self.size && self.chains[usize::from(h)].descriptors > 0)
             .ok_or(DeviceError::UnknownBuffer(id))?;
-        self.batch = 1;
+        let mut batch = 1;
         if self.in_order {
             // VIRTIO 1.2, 2.7.9: the element names the last chain of a batch.
             let ahead = (0..published)
-                .find(|&k| self.order[self.mask(self.used_idx.wrapping_add(k))] == head)
+                .find(|&k| self.order[self.mask(self.used_idx.ahead(k))] == head)
                 .ok_or(DeviceError::UnknownBuffer(id))?;
-            self.batch += ahead;
+            batch += ahead;
         }
+        self.batch = Index::new(batch);
         self.batch_end = head;
         self.batch_len = len;
         Ok(true)
@@ -330,22 +331,23 @@ impl Split {
             self.give_free(index);
             index = following;
         }
-        self.outstanding -= 1;
+        self.outstanding.step_back();
         token
     }
 
     pub fn wants_kick(&mut self) -> bool {
         // The index must be visible before the device's wish is read, or both sides may sleep.
         fence(Ordering::SeqCst);
-        let old = std::mem::replace(&mut self.kicked_idx, self.avail_idx);
-        if old == self.avail_idx {
+        let old = std::mem::replace(&mut self.kicked_idx, self.avail_idx).get();
+        let new = self.avail_idx.get();
+        if old == new {
             return false;
         }
         if self.event_idx {
             let event = self
                 .used(2 + 4 * u32::from(self.size))
                 .load(Ordering::Relaxed);
-            event_crossed(u16::from_le(event), self.avail_idx, old)
+            event_crossed(u16::from_le(event), new, old)
         } else {
             let flags = self.used(0).load(Ordering::Relaxed);
             u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY == 0
@@ -355,7 +357,7 @@ impl Split {
     pub fn enable_calls(&mut self) -> bool {
         if self.event_idx {
             self.avail(2 + self.size)
-                .store(self.used_idx.to_le(), Ordering::Relaxed);
+                .store(self.used_idx.get().to_le(), Ordering::Relaxed);
         } else {
             self.avail(0).store(0, Ordering::Relaxed);
         }
@@ -366,7 +368,7 @@ impl Split {
     pub fn disable_calls(&mut self) {
         if self.event_idx {
             // Half the index space away: no device gets there before calls are enabled again.
-            let never = self.used_idx.wrapping_add(1 << 15);
+            let never = self.used_idx.ahead(1 << 15);
             self.avail(2 + self.size)
                 .store(never.to_le(), Ordering::Relaxed);
         } else {
@@ -379,7 +381,7 @@ impl Split {
         if consumed {
             u16::from_le(self.used(1).load(Ordering::Acquire)).into()
         } else {
-            self.avail_idx.into()
+            self.avail_idx.get().into()
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY;
 
 use super::memory::{DriverMemory, MemoryError};
-use super::ring::RingLayout;
+use super::ring::{Index, RingLayout};
 use crate::virtqueue::copy::{copy_bytes, prefetch_line};
 
 /// Frames copied in one turn.
@@ -27,9 +27,9 @@ struct End {
     avail: *mut u8,
     used: *mut u8,
     /// The next entry of the avail ring to take, which is the next used element to write as well.
-    next: u16,
+    next: Index,
     /// The avail index as it was read last.
-    limit: u16,
+    limit: Index,
 }
 
 /// Copies from one queue to another. Nothing that another thread writes is near it.
@@ -66,7 +66,7 @@ impl Wire {
         while frames < BURST && self.from.available() > 0 {
             self.from.fetch::<false>();
             self.to.fetch::<true>();
-            let (head, (source, len)) = self.from.buffer(self.from.next);
+            let (head, (source, len)) = self.from.buffer(self.from.next.get());
             if !self.to.receive(source, len) {
                 break;
             }
@@ -90,8 +90,8 @@ impl End {
             used: memory.checked(layout.used, 6 + 8 * n as usize)?,
             memory: Arc::clone(memory),
             mask: usize::from(layout.size) - 1,
-            next: 0,
-            limit: 0,
+            next: Index::default(),
+            limit: Index::default(),
         };
         let flags = VRING_USED_F_NO_NOTIFY as u16;
         end.used(0).store(flags.to_le(), Ordering::Relaxed);
@@ -116,18 +116,24 @@ impl End {
         usize::from(index) & self.mask
     }
 
+    /// Reads how many buffers there are.
+    fn ask(&mut self) {
+        let index = self.avail(1).load(Ordering::Acquire);
+        self.limit = Index::new(u16::from_le(index));
+    }
+
     /// Buffers that were not taken yet.
     fn available(&mut self) -> u16 {
-        if self.limit == self.next {
-            self.limit = u16::from_le(self.avail(1).load(Ordering::Acquire));
+        if self.limit.since(self.next) == 0 {
+            self.ask();
         }
-        self.limit.wrapping_sub(self.next)
+        self.limit.since(self.next)
     }
 
     /// Fetches the beginning of a later buffer into the cache.
     fn fetch<const WRITE: bool>(&self) {
-        if AHEAD < self.limit.wrapping_sub(self.next) {
-            let (_, (place, _)) = self.buffer(self.next.wrapping_add(AHEAD));
+        if AHEAD < self.limit.since(self.next) {
+            let (_, (place, _)) = self.buffer(self.next.ahead(AHEAD));
             prefetch_line::<WRITE>(place);
         }
     }
@@ -155,18 +161,18 @@ impl End {
         if self.available() == 0 {
             return false;
         }
-        let (_, (first, room)) = self.buffer(self.next);
+        let (_, (first, room)) = self.buffer(self.next.get());
         let needed = len.div_ceil(room.max(1)) as u16;
         if self.available() < needed {
             // There may be more than was known.
-            self.limit = u16::from_le(self.avail(1).load(Ordering::Acquire));
+            self.ask();
             if self.available() < needed {
                 return false;
             }
         }
         let mut done = 0;
         for _ in 0..needed {
-            let (head, (to, room)) = self.buffer(self.next);
+            let (head, (to, room)) = self.buffer(self.next.get());
             let now = room.min(len - done);
             // SAFETY: `source` is valid for `len` bytes and `to` for `room` (`buffer` checked both); neither driver
             // touches a buffer that the device holds.
@@ -186,17 +192,18 @@ impl End {
 
     /// Writes a used element; the driver sees it at the next `publish`.
     fn give_back(&mut self, head: u16, len: u32) {
-        let slot = self.mask(self.next);
+        let slot = self.mask(self.next.get());
         // SAFETY: the used area holds `size` aligned elements of 8 bytes behind 4 bytes of flags and index.
         unsafe {
             let at = self.used.add(4 + 8 * slot).cast::<u32>();
             AtomicU32::from_ptr(at).store(u32::from(head).to_le(), Ordering::Relaxed);
             AtomicU32::from_ptr(at.add(1)).store(len.to_le(), Ordering::Relaxed);
         }
-        self.next = self.next.wrapping_add(1);
+        self.next.advance();
     }
 
     fn publish(&self) {
-        self.used(1).store(self.next.to_le(), Ordering::Release);
+        self.used(1)
+            .store(self.next.get().to_le(), Ordering::Release);
     }
 }
