@@ -85,8 +85,9 @@ fn privileged(config: &Config) -> Result<Privileged, String> {
     });
     // Before the helper starts, which is not to have them.
     let handed = Handed::take(handed).map_err(|error| error.to_string())?;
-    let privileged =
-        Privileged::spawn(config.directories(), devices).map_err(|error| error.to_string())?;
+    let privileged = Privileged::spawn(config.directories(), devices)
+        .and_then(Privileged::renounce)
+        .map_err(|error| error.to_string())?;
     Ok(privileged.with(handed))
 }
 

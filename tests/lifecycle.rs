@@ -25,6 +25,28 @@ fn sigint_ends_it_too() {
 }
 
 #[test]
+fn whoever_starts_it_the_daemon_has_no_capability_and_its_helper_few() {
+    let evb = Evb::bridge(1);
+    let children = format!("/proc/{0}/task/{0}/children", evb.pid());
+    let helper = std::fs::read_to_string(children).unwrap();
+    // Those of docs/uplinks.md, by their numbers.
+    let few: u64 = [1, 12, 13, 14, 27, 39].iter().map(|bit| 1 << bit).sum();
+    for (pid, most) in [(evb.pid().to_string(), 0), (helper.trim().to_owned(), few)] {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name));
+            line.unwrap()[name.len()..].trim().to_owned()
+        };
+        for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+            let has = u64::from_str_radix(&line(set), 16).unwrap();
+            assert_eq!(has & !most, 0, "{set} {has:x}");
+        }
+        assert_eq!(line("NoNewPrivs:"), "1");
+    }
+    evb.stop();
+}
+
+#[test]
 fn a_stale_socket_is_no_obstacle_and_a_file_is() {
     let evb = Evb::bridge(1);
     let path = evb.path("p0.sock");

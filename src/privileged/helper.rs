@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{Identity, Place};
 use super::protocol::{LinkRefusal, Refusal, Reply, Request};
+use super::renounce;
 use crate::sys::fdpass::{Channel, MESSAGE_MAX};
 use crate::sys::process;
 use crate::uplink::{self, Created, Opened, Spec};
@@ -26,6 +27,7 @@ const UMASK: u32 = 0o117;
 /// that is no request.
 pub fn serve() -> io::Result<()> {
     process::ignore_stop_signals()?;
+    renounce::all_but_those_of_the_helper().map_err(io::Error::other)?;
     process::set_umask(UMASK);
     std::env::set_current_dir("/")?;
     let channel = Channel::from(io::stdin().as_fd().try_clone_to_owned()?);

@@ -2,8 +2,9 @@
 //!
 //! A small process of its own, the *helper*, is this same program started with a hidden subcommand
 //! before the daemon has threads. It takes requests from a closed set over a channel that nobody else
-//! has, and answers with a descriptor or a reason. So the daemon, which reads what guests write, can
-//! give up its privileges; what it can still have done is what the set allows:
+//! has, and answers with a descriptor or a reason. So the daemon, which reads what guests write, gives
+//! up all its capabilities ([`Privileged::renounce`]), and the helper those that no request needs; what the daemon
+//! can still have done is what the set allows:
 //!
 //! - listen on or connect to unix stream sockets directly inside the directories named at start. The
 //!   set is closed then: a reload that names another directory is refused, with the remedy (restart);
@@ -25,6 +26,7 @@ mod handed;
 mod helper;
 mod place;
 mod protocol;
+mod renounce;
 #[cfg(test)]
 mod tests;
 
@@ -116,6 +118,17 @@ impl Privileged {
         // Its answer also says that the helper has come up and ignores signals by now.
         helper.done(&Request::Seal, Action::Allow, Path::new("/"))?;
         Ok(helper)
+    }
+
+    /// Gives up all capabilities of this process, for good: from here on, what needs one goes through the helper.
+    /// For a process without threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Start`].
+    pub fn renounce(self) -> Result<Privileged, Error> {
+        let done = renounce::all().map_err(|error| Error::Start(io::Error::other(error)));
+        done.map(|()| self)
     }
 
     /// The same, with devices that are already open.

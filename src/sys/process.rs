@@ -23,6 +23,19 @@ pub fn ignore_stop_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Sees to it that no program that this process starts has more rights than it has itself.
+///
+/// # Errors
+///
+/// The error of `prctl`.
+pub fn set_no_new_privileges() -> io::Result<()> {
+    // SAFETY: the call takes plain integers.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sets which permissions new files of this process do not get. It concerns every thread.
 pub fn set_umask(mask: u32) {
     // SAFETY: umask takes and returns plain integers and cannot fail.
