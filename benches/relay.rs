@@ -22,6 +22,8 @@ use relays::{NOBODY, Net, Size};
 const ROUNDS: usize = 21;
 /// Frames of a measurement.
 const FRAMES: usize = 1 << 16;
+/// Frames that come together.
+const BURST: usize = 32;
 /// Conversations that fit into the nearest caches whatever the size of the relay.
 const FEW: usize = 32;
 
@@ -35,7 +37,12 @@ fn main() {
         entries,
     };
     let entries = [2, 1024, 65_536, 1 << 20];
+    // `cargo bench --bench relay -- learn` measures what has this in its name.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let named = |what: &str, numbers: &[u64], run: &dyn Fn(u64) -> Run| {
+        if wanted.as_ref().is_some_and(|wanted| !what.contains(wanted)) {
+            return;
+        }
         let runs = numbers.iter().map(|n| (n.to_string(), run(*n)));
         series(what, rounds, runs.collect());
     };
@@ -81,8 +88,11 @@ fn forward(size: Size, conversations: usize) -> Run {
     let sent = net.conversations(conversations);
     timed(move || {
         for _ in 0..FRAMES / sent.len() {
-            for sent in &sent {
-                black_box(net.forward(sent));
+            for burst in sent.chunks(BURST) {
+                net.expect(burst);
+                for sent in burst {
+                    black_box(net.forward(sent));
+                }
             }
         }
         FRAMES / sent.len() * sent.len()
@@ -118,8 +128,11 @@ fn learn(entries: u64) -> Run {
         if first == 0 {
             net.fdb().flush(net.now, |_| true);
         }
-        for sent in &sent[first..first + batch] {
-            black_box(net.forward(sent));
+        for burst in sent[first..first + batch].chunks(BURST) {
+            net.expect(burst);
+            for sent in burst {
+                black_box(net.forward(sent));
+            }
         }
         first = (first + batch) % sent.len();
         batch

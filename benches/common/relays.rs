@@ -123,7 +123,23 @@ impl Net {
             };
             self.frame(to, from)
         };
-        (0..count).map(one).collect()
+        let mut sent: Vec<_> = (0..count).map(one).collect();
+        // Frames of one port come together.
+        sent.sort_by_key(|sent| sent.from.index());
+        sent
+    }
+
+    /// Hints that these frames come, as a worker does for the burst of a port.
+    #[inline]
+    pub fn expect(&self, burst: &[Sent]) {
+        let view = View {
+            relay: &self.relay,
+            active: &self.active,
+        };
+        for of_one in burst.chunk_by(|a, b| a.from == b.from) {
+            let sender = view.sender(of_one[0].from, self.now);
+            sender.expect(of_one.iter().map(|sent| &sent.header));
+        }
     }
 
     /// What the relay does with a frame.

@@ -8,7 +8,7 @@ use super::Seconds;
 use super::fdb::{Fid, Fresh};
 use super::forward::{Frame, Verdict, View};
 use super::port::{PortSet, Slot};
-use super::tables::{Port, Sources, Vlan};
+use super::tables::{Port, Relay, Sources, Vlan};
 use super::vlan::Class;
 use crate::frame::ethernet::{Header, TYPE_MAC_CONTROL};
 use crate::frame::mac::Mac;
@@ -78,15 +78,7 @@ impl<'a> Sender<'a> {
             return None;
         }
         let relay = self.view.relay;
-        let (class, fid) = match (&short.flat, &relay.vids) {
-            (Some(vlan), _) => (Class::default(), vlan.fid),
-            (None, None) => return None,
-            (None, Some(vids)) => {
-                let Port { vlan, config, .. } = short.port;
-                let class = vlan.classify(header, config.default_pcp, vids).ok()?;
-                (class, relay.vlan(class.vid).fid)
-            }
-        };
+        let (class, fid) = short.classify(relay, header)?;
         match short.source {
             Source::Only(mac) if mac == header.src => short.port.state.note_vid(class.vid),
             Source::Fresh(fresh)
@@ -96,6 +88,26 @@ impl<'a> Sender<'a> {
         }
         let to = self.receiver(fid, header.dst, short.registered)?;
         Some((to, class))
+    }
+
+    /// Hints that these frames are about to be forwarded: their addresses are then fetched side by side, and not
+    /// one after the other.
+    #[inline]
+    pub fn expect<'h>(&self, headers: impl Iterator<Item = &'h Header>) {
+        let relay = self.view.relay;
+        let Some(short) = self.short.as_ref().filter(|_| relay.fdb.is_large()) else {
+            return;
+        };
+        let mut last = None;
+        for header in headers {
+            // Most frames of a burst go where the one before went.
+            if last.replace(header) != Some(header)
+                && let Some((_, fid)) = short.classify(relay, header)
+            {
+                relay.fdb.expect(fid, header.src);
+                relay.fdb.expect(fid, header.dst);
+            }
+        }
     }
 
     /// Whether frames of this class go from the sender to slot `to` directly.
@@ -141,5 +153,18 @@ impl<'a> Short<'a> {
             registered: relay.has_registered(),
             flat: relay.vids.is_none().then(|| relay.vlan(0)),
         })
+    }
+
+    /// The VLAN of a frame, and where its addresses are learned.
+    #[inline]
+    fn classify(&self, relay: &Relay, header: &Header) -> Option<(Class, Fid)> {
+        if let Some(vlan) = &self.flat {
+            return Some((Class::default(), vlan.fid));
+        }
+        let Port { vlan, config, .. } = self.port;
+        let class = vlan
+            .classify(header, config.default_pcp, relay.vids.as_ref()?)
+            .ok()?;
+        Some((class, relay.vlan(class.vid).fid))
     }
 }

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 use std::sync::atomic::Ordering;
 
 use super::counters::bump;
-use crate::sys::zeroed::{CacheLine, cache_lines};
+use crate::sys::zeroed::{CacheLine, CacheLines};
 
 /// Numbers below which every VID is; 0 stands for frames without a VLAN.
 const VIDS: usize = 4096;
@@ -15,7 +15,7 @@ const VIDS: usize = 4096;
 /// and workers share none. Memory is that of the pages in use: 4 KiB for each 64 VIDs in which something
 /// was counted, of 256 KiB that are reserved.
 #[derive(Debug)]
-pub struct VlanCounters(Box<[CacheLine]>);
+pub struct VlanCounters(CacheLines);
 
 /// What was counted in one VLAN: a plain copy, to sum over workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ const DROPS: usize = 4;
 
 impl Default for VlanCounters {
     fn default() -> VlanCounters {
-        VlanCounters(cache_lines(VIDS))
+        VlanCounters(CacheLines::new(VIDS))
     }
 }
 
@@ -69,7 +69,7 @@ impl VlanCounters {
 
     /// What has been counted so far, by VID; VLANs without any count are left out.
     pub fn totals(&self) -> impl Iterator<Item = (u16, VlanTotals)> {
-        (0..).zip(&self.0).filter_map(|(vid, line)| {
+        (0..).zip(self.0.iter()).filter_map(|(vid, line)| {
             let word = |index: usize| line.0[index].load(Ordering::Relaxed);
             let totals = VlanTotals {
                 in_frames: word(IN_FRAMES),

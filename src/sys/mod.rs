@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod cache;
 mod call;
 pub mod connect;
 pub mod cpu;

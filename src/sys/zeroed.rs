@@ -1,49 +1,136 @@
-//! Zeroed cache lines of atomics, allocated lazily.
+//! Zeroed cache lines of atomics, which occupy memory page by page as they are written.
 //!
-//! Large tables start empty, and an allocation that is zeroed by the kernel costs no memory until
-//! it is touched. There is no safe way to ask for one that holds atomics.
+//! Large tables start empty. The allocator fills what has to be aligned with zeros itself, and so touches all of it;
+//! pages of the kernel are zero and aligned as they are.
 //!
 //! Threads: what is returned is shared freely, as any slice of atomics.
 
+use std::ffi::c_void;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
+use std::{alloc, slice};
+
+use super::cache;
+
+/// Bytes of the huge pages of x86-64, and of AArch64 with 4 KiB pages.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Eight atomics in a cache line of their own.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct CacheLine(pub [AtomicU64; 8]);
 
-/// Allocates `count` lines of zeros.
-pub fn cache_lines(count: usize) -> Box<[CacheLine]> {
-    let lines = Box::<[CacheLine]>::new_zeroed_slice(count);
-    // SAFETY: `new_zeroed_slice` guarantees that every byte is zero, and eight `AtomicU64` of zero
-    // bytes without padding are a valid `CacheLine`.
-    unsafe { lines.assume_init() }
+impl CacheLine {
+    /// Hints that it is about to be read.
+    #[inline]
+    pub fn prefetch(&self) {
+        cache::prefetch::<false>(ptr::from_ref(self).cast());
+    }
 }
 
-/// Allocates `count` pairs of lines of zeros.
-pub fn cache_line_pairs(count: usize) -> Box<[[CacheLine; 2]]> {
-    let pairs = Box::<[[CacheLine; 2]]>::new_zeroed_slice(count);
-    // SAFETY: as above; an array has no padding between its elements.
-    unsafe { pairs.assume_init() }
+/// Cache lines, all zero at first. They stay where they are when this moves.
+#[derive(Debug)]
+pub struct CacheLines {
+    base: NonNull<CacheLine>,
+    count: usize,
+}
+
+// SAFETY: the pages belong to the process, not to a thread, and hold nothing but atomics.
+unsafe impl Send for CacheLines {}
+// SAFETY: as above.
+unsafe impl Sync for CacheLines {}
+
+impl CacheLines {
+    /// Allocates `count` lines. Ends the process, as any allocation, where there is no memory.
+    pub fn new(count: usize) -> CacheLines {
+        let layout =
+            alloc::Layout::array::<CacheLine>(count).expect("less than half of all memory");
+        if count == 0 {
+            let base = NonNull::dangling();
+            return CacheLines { base, count };
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice takes nothing away.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                layout.size(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        let base = NonNull::new(base.cast::<CacheLine>()).filter(|_| base != libc::MAP_FAILED);
+        let Some(base) = base else {
+            alloc::handle_alloc_error(layout);
+        };
+        let lines = CacheLines { base, count };
+        lines.ask_for_huge_pages();
+        lines
+    }
+
+    /// Asks for huge pages where they fit: in a large table, most look-ups would otherwise miss the translation of
+    /// the address as well. A wish: where the kernel has none, or none at the moment, pages are as always.
+    fn ask_for_huge_pages(&self) {
+        let start = self.as_ptr().addr().next_multiple_of(HUGE_PAGE);
+        let end = self.as_ptr_range().end.addr() / HUGE_PAGE * HUGE_PAGE;
+        if start < end {
+            // SAFETY: the range lies in this mapping, and MADV_HUGEPAGE leaves contents and rights of its pages as
+            // they are.
+            unsafe { libc::madvise(start as *mut c_void, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+}
+
+impl Deref for CacheLines {
+    type Target = [CacheLine];
+
+    #[inline]
+    fn deref(&self) -> &[CacheLine] {
+        // SAFETY: the mapping has as many lines and lives as long as this; new pages are zero, and zeros are
+        // atomics; without lines the pointer is dangling, but aligned.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for CacheLines {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            // SAFETY: the mapping is ours, and all that uses it borrows or owns this object.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), size_of_val(&**self)) };
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{cache_line_pairs, cache_lines};
+    use super::CacheLines;
     use std::sync::atomic::Ordering;
 
     #[test]
     fn lines_are_zero_aligned_and_independent() {
-        let lines = cache_line_pairs(500);
+        let lines = CacheLines::new(1000);
         assert_eq!(lines.as_ptr() as usize % 64, 0);
-        lines[499][1].0[7].store(7, Ordering::Relaxed);
-        let sum: u64 = lines
-            .iter()
-            .flatten()
-            .flat_map(|line| &line.0)
-            .map(|word| word.load(Ordering::Relaxed))
-            .sum();
+        lines[999].0[7].store(7, Ordering::Relaxed);
+        let words = lines.iter().flat_map(|line| &line.0);
+        let sum: u64 = words.map(|word| word.load(Ordering::Relaxed)).sum();
         assert_eq!(sum, 7);
-        assert!(cache_lines(0).is_empty());
+        assert!(CacheLines::new(0).is_empty());
+    }
+
+    #[test]
+    fn pages_that_nobody_wrote_to_occupy_nothing() {
+        let lines = CacheLines::new(256 << 10 >> 6);
+        lines[0].0[0].store(1, Ordering::Relaxed);
+        let page = 4096;
+        let mut resident = [0; 64];
+        // SAFETY: the vector has a byte for each page of the range.
+        let rc = unsafe {
+            let start = lines.as_ptr().cast_mut().cast();
+            libc::mincore(start, resident.len() * page, resident.as_mut_ptr())
+        };
+        assert_eq!(rc, 0);
+        assert_eq!(resident.iter().filter(|page| **page & 1 != 0).count(), 1);
     }
 }

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use super::dirty::DirtyLog;
+use crate::sys::cache;
 
 /// A piece of one buffer of a descriptor chain, or a buffer of our own.
 ///
@@ -125,39 +126,21 @@ impl Gather<'_> {
 #[inline]
 pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
     for (segment, at, count) in pieces(from.rest, from.rest_skip, from.rest_len) {
-        lines(segment, at, count).for_each(prefetch_line::<false>);
+        lines(segment, at, count).for_each(cache::prefetch::<false>);
     }
     // The first lines were fetched when the buffers were reserved.
     let known = from.header.len() + from.head.len();
     for (segment, at, count) in pieces(to, known, from.rest_len) {
-        lines(segment, at, count).for_each(prefetch_line::<true>);
+        lines(segment, at, count).for_each(cache::prefetch::<true>);
     }
 }
 
 /// The cache lines of a part of a segment.
 #[inline]
-fn lines(segment: &Segment<'_>, at: usize, count: usize) -> impl Iterator<Item = *mut u8> {
+fn lines(segment: &Segment<'_>, at: usize, count: usize) -> impl Iterator<Item = *const u8> {
     (0..count)
         .step_by(64)
-        .map(move |line| segment.ptr.wrapping_add(at + line))
-}
-
-/// Hints that a cache line is about to be read, or written. Never faults.
-#[inline]
-pub(super) fn prefetch_line<const WRITE: bool>(line: *mut u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has no
-    // form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        if WRITE {
-            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
+        .map(move |line| segment.ptr.wrapping_add(at + line).cast_const())
 }
 
 /// The parts of `segments` after the first `skip` bytes, at most `len` bytes in all.

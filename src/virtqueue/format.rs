@@ -7,10 +7,11 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::{Segment, prefetch_line};
+use super::copy::Segment;
 use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
+use crate::sys::cache;
 
 /// How many segments a batch holds. At least [`MAX_QUEUE_SIZE`](super::MAX_QUEUE_SIZE), so that any
 /// chain within one region fits alone.
@@ -323,8 +324,8 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
 /// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    prefetch_line::<WRITE>(ptr);
-    prefetch_line::<WRITE>(ptr.wrapping_add(64));
+    cache::prefetch::<WRITE>(ptr);
+    cache::prefetch::<WRITE>(ptr.wrapping_add(64));
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

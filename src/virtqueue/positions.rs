@@ -24,7 +24,7 @@ use super::error::PositionsError;
 use super::format::{Spot, Used};
 use super::mapping::{Mapping, PAGE, examine};
 use super::ring::MAX_QUEUE_SIZE;
-use crate::sys::zeroed::{CacheLine, cache_lines};
+use crate::sys::zeroed::CacheLines;
 
 /// Words of the header and of a record.
 const LINE: usize = 8;
@@ -82,7 +82,7 @@ pub struct Positions {
 
 #[derive(Debug)]
 enum Owner {
-    Process(#[expect(dead_code, reason = "it keeps the words")] Box<[CacheLine]>),
+    Process(#[expect(dead_code, reason = "it keeps the words")] CacheLines),
     File(#[expect(dead_code, reason = "it keeps the words")] Mapping),
 }
 
@@ -95,7 +95,7 @@ unsafe impl Sync for Positions {}
 impl Positions {
     /// For `rings` rings, in the memory of this process: they outlive connections.
     pub fn in_process(rings: usize) -> Positions {
-        let lines = cache_lines(1 + rings * RING / LINE);
+        let lines = CacheLines::new(1 + rings * RING / LINE);
         Positions {
             words: lines.as_ptr().cast(),
             rings,

@@ -103,6 +103,7 @@ impl Path {
         };
         let header = (rings.header_len, origin);
         let mut finished = read_frames(&mut self.routes.frames, &batch, end, header, counts);
+        self.routes.expect(&entrance);
         for frame in 0..self.routes.frames.len() {
             let chain = self.routes.frames[frame].chain;
             let before = self.routes.mark();

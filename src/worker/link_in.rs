@@ -47,9 +47,9 @@ impl Path {
                 Ok((vnet, bytes)) => {
                     let len = bytes.len();
                     let frames = &mut self.routes.frames;
-                    match frames.add(|frame| frame.read_bytes(number, vnet, bytes, len)) {
-                        Ok(frame) => self.routes.add(&entrance, frame),
-                        Err(reason) => counts.drop_frames(0, reason, 1),
+                    let read = frames.add(|frame| frame.read_bytes(number, vnet, bytes, len));
+                    if let Err(reason) = read {
+                        counts.drop_frames(0, reason, 1);
                     }
                     number += 1;
                 }
@@ -71,6 +71,10 @@ impl Path {
         if missed > 0 {
             // In which VLAN they were is not known.
             counts.drop_frames(0, DropReason::Missed, missed.into());
+        }
+        self.routes.expect(&entrance);
+        for frame in 0..self.routes.frames.len() {
+            self.routes.add(&entrance, frame);
         }
         self.routes.count(here, |_| true);
         if let Some(straight) = straight {

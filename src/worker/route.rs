@@ -190,6 +190,13 @@ impl Routes {
         entry.map_or(0, |entry| entry.at.vid)
     }
 
+    /// Hints that the frames are about to be added.
+    #[inline]
+    pub fn expect(&self, here: &Entrance<'_>) {
+        here.sender
+            .expect(self.frames.iter().map(|frame| &frame.header));
+    }
+
     /// Adds the jobs of frame number `frame`, which came in by the port of `here`. Between two calls of
     /// [`Routes::clear`] that is always the same port.
     ///

@@ -164,6 +164,18 @@ impl Fdb {
         self.table.buckets()
     }
 
+    /// Whether to [`expect`](Fdb::expect) the addresses of a burst pays.
+    #[inline]
+    pub(super) fn is_large(&self) -> bool {
+        self.table.is_large()
+    }
+
+    /// Hints that `mac` is about to be looked up.
+    #[inline]
+    pub(super) fn expect(&self, fid: Fid, mac: Mac) {
+        self.table.prefetch(entry_key(fid, mac));
+    }
+
     /// Where `mac` is in this FID.
     #[inline]
     pub(super) fn lookup(&self, fid: Fid, mac: Mac, now: Seconds) -> Option<(Slot, EntryKind)> {

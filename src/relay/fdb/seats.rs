@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::relay::port::{MAX_PORTS, Slot};
-use crate::sys::zeroed::{CacheLine, cache_lines};
+use crate::sys::zeroed::CacheLines;
 
 /// Lines of eight words, one word a port.
 const LINES: usize = MAX_PORTS / 8;
@@ -15,19 +15,16 @@ const LINES: usize = MAX_PORTS / 8;
 /// The words of all ports.
 #[derive(Debug)]
 pub struct Seats {
-    learned: Words,
-    fixed: Words,
+    learned: CacheLines,
+    fixed: CacheLines,
 }
-
-/// A word for each port.
-type Words = Box<[CacheLine; LINES]>;
 
 impl Seats {
     /// All ports in generation 0, with nothing learned.
     pub fn new() -> Seats {
         Seats {
-            learned: words(),
-            fixed: words(),
+            learned: CacheLines::new(LINES),
+            fixed: CacheLines::new(LINES),
         }
     }
 
@@ -99,16 +96,8 @@ impl Seats {
     }
 }
 
-fn words() -> Words {
-    let lines: Box<[CacheLine]> = cache_lines(LINES);
-    let Ok(lines) = lines.try_into() else {
-        unreachable!("as many lines as were asked for");
-    };
-    lines
-}
-
 #[inline]
-fn word(words: &Words, slot: Slot) -> &AtomicU64 {
+fn word(words: &CacheLines, slot: Slot) -> &AtomicU64 {
     &words[slot.index() / 8 % LINES].0[slot.index() % 8]
 }
 

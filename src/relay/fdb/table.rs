@@ -23,24 +23,30 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::quality::RandomState;
 
 use super::entry::Value;
-use crate::sys::zeroed::{CacheLine, cache_line_pairs};
+use crate::sys::zeroed::{CacheLine, CacheLines};
 
 /// Entries of a bucket.
 const LANES: usize = 8;
+/// Cache lines of a bucket.
+const LINES: usize = 2;
+/// Entries of a cache line.
+const LANES_OF_LINE: usize = LANES / LINES;
 /// A bucket with so many vacant lanes or fewer is compared with the other one.
 const CROWDED: usize = 3;
 /// Fewer buckets than this are not worth saving.
 const MIN_BUCKETS: usize = 16;
 /// More cannot be counted in a [`Place`].
 const MAX_BUCKETS: usize = 1 << 28;
+/// Cache lines of 1 MiB: about what a processor has for itself.
+const LARGE: usize = (1 << 20) / size_of::<CacheLine>();
 /// Locks of a large table.
 const MAX_LOCKS: usize = 256;
 
 /// The table.
 #[derive(Debug)]
 pub struct Table {
-    /// By bucket.
-    lines: Box<[[CacheLine; 2]]>,
+    /// The lines of the buckets, [`LINES`] for each.
+    lines: CacheLines,
     /// The key of the hash.
     seeds: [u64; 3],
     locks: Box<[Mutex<()>]>,
@@ -56,10 +62,6 @@ impl Place {
         Place(bucket * LANES as u32 + lane % LANES as u32)
     }
 
-    fn bucket(self) -> usize {
-        self.0 as usize / LANES
-    }
-
     fn lane(self) -> usize {
         self.0 as usize % LANES
     }
@@ -71,7 +73,7 @@ impl Table {
         let buckets = lanes.div_ceil(LANES).clamp(MIN_BUCKETS, MAX_BUCKETS);
         let locks = buckets.next_power_of_two().min(MAX_LOCKS);
         Table {
-            lines: cache_line_pairs(buckets),
+            lines: CacheLines::new(LINES * buckets),
             seeds: seeds(),
             locks: (0..locks).map(|_| Mutex::new(())).collect(),
         }
@@ -79,7 +81,7 @@ impl Table {
 
     /// Number of buckets.
     pub fn buckets(&self) -> usize {
-        self.lines.len()
+        self.lines.len() / LINES
     }
 
     /// Bytes of memory.
@@ -104,8 +106,11 @@ impl Table {
     #[inline(never)]
     fn find_farther(&self, key: u64, hash: u64) -> Option<(Place, Value)> {
         let first = self.first_bucket(hash);
+        let second = self.second_bucket(hash, first);
+        // A new address is in neither.
+        self.lines_of(second).for_each(CacheLine::prefetch);
         self.find_in(first, key)
-            .or_else(|| self.find_in(self.second_bucket(hash, first), key))
+            .or_else(|| self.find_in(second, key))
     }
 
     /// Replaces a value if it still is `old`; both belong to the key at this place.
@@ -113,6 +118,19 @@ impl Table {
         self.value(place)
             .compare_exchange(old.get(), new.get(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Whether it is too large for the caches that are near, so that [`Table::prefetch`] pays.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.lines.len() > LARGE
+    }
+
+    /// Hints that a key is about to be looked for.
+    #[inline]
+    pub fn prefetch(&self, key: u64) {
+        let home = self.home(self.hash(key));
+        self.line(home).prefetch();
     }
 
     /// Locks what belongs to a key.
@@ -175,7 +193,7 @@ impl Table {
     }
 
     fn places(&self) -> impl Iterator<Item = Place> {
-        (0..self.lines.len() as u32).flat_map(lanes)
+        (0..self.buckets() as u32).flat_map(lanes)
     }
 
     /// A keyed hash: products, folded. One round would leave the addresses of a fleet, which count
@@ -194,12 +212,12 @@ impl Table {
 
     #[inline]
     fn first_bucket(&self, hash: u64) -> u32 {
-        scale((hash >> 32) as u32, self.lines.len() as u32)
+        scale((hash >> 32) as u32, self.buckets() as u32)
     }
 
     /// Never the same as the first.
     fn second_bucket(&self, hash: u64, first: u32) -> u32 {
-        let second = scale(hash as u32, self.lines.len() as u32 - 1);
+        let second = scale(hash as u32, self.buckets() as u32 - 1);
         second + u32::from(second >= first)
     }
 
@@ -226,14 +244,24 @@ impl Table {
 
     #[inline]
     fn key(&self, place: Place) -> &AtomicU64 {
-        let lane = place.lane();
-        &self.lines[place.bucket()][lane / 4].0[lane % 4 * 2]
+        &self.line(place).0[place.lane() % LANES_OF_LINE * 2]
     }
 
     #[inline]
     fn value(&self, place: Place) -> &AtomicU64 {
-        let lane = place.lane();
-        &self.lines[place.bucket()][lane / 4].0[lane % 4 * 2 + 1]
+        &self.line(place).0[place.lane() % LANES_OF_LINE * 2 + 1]
+    }
+
+    /// The line of a lane.
+    #[inline]
+    fn line(&self, place: Place) -> &CacheLine {
+        &self.lines[place.0 as usize / LANES_OF_LINE]
+    }
+
+    /// The lines of a bucket.
+    fn lines_of(&self, bucket: u32) -> impl Iterator<Item = &CacheLine> {
+        let first = LINES * bucket as usize;
+        self.lines[first..first + LINES].iter()
     }
 
     fn lock_index(&self, bucket: u32) -> usize {

@@ -11,7 +11,8 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::{copy_bytes, prefetch_line};
+use crate::sys::cache;
+use crate::virtqueue::copy::copy_bytes;
 
 /// How many buffers ahead the beginning of one is fetched into the cache.
 const AHEAD: u16 = 8;
@@ -222,7 +223,7 @@ impl RxQueue {
 
     fn pop(&mut self) -> Result<Option<(u16, u32)>, DeviceError> {
         if let Some(slot) = self.ring.upcoming(AHEAD) {
-            prefetch_line::<false>(self.slots.pointer(slot));
+            cache::prefetch::<false>(self.slots.pointer(slot));
         }
         let Some(used) = self.ring.pop()? else {
             return Ok(None);

@@ -12,7 +12,8 @@ use super::memory::DriverMemory;
 use super::ring::{Access, DeviceError, DriverFeatures, Ring, RingLayout};
 use super::slots::{Layout, Parts, QueueError, QueueOptions, Slots};
 use super::wake::Wake;
-use crate::virtqueue::copy::{Gather, copy_bytes, pieces, prefetch_line};
+use crate::sys::cache;
+use crate::virtqueue::copy::{Gather, copy_bytes, pieces};
 
 /// Bytes of a frame in the first cache line of its buffer, behind the header.
 const LINE: usize = 52;
@@ -153,7 +154,7 @@ impl TxQueue {
             }
         }
         if let Some(slot) = self.slots.ahead(AHEAD) {
-            prefetch_line::<true>(self.slots.pointer(slot));
+            cache::prefetch::<true>(self.slots.pointer(slot));
         }
         self.slots.take().ok_or(SendError::Full)
     }

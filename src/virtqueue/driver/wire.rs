@@ -10,7 +10,8 @@ use virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY;
 
 use super::memory::{DriverMemory, MemoryError};
 use super::ring::{Index, RingLayout};
-use crate::virtqueue::copy::{copy_bytes, prefetch_line};
+use crate::sys::cache;
+use crate::virtqueue::copy::copy_bytes;
 
 /// Frames copied in one turn.
 const BURST: usize = 64;
@@ -134,7 +135,7 @@ impl End {
     fn fetch<const WRITE: bool>(&self) {
         if AHEAD < self.limit.since(self.next) {
             let (_, (place, _)) = self.buffer(self.next.ahead(AHEAD));
-            prefetch_line::<WRITE>(place);
+            cache::prefetch::<WRITE>(place);
         }
     }
 

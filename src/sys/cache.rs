@@ -1,0 +1,19 @@
+//! Hints to the caches of the processor.
+
+/// Hints that a cache line is about to be read, or written. Never faults, whatever the address.
+#[inline]
+pub fn prefetch<const WRITE: bool>(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint without architectural effect, at any address. The intrinsic has no
+    // form for writing that needs no target feature; where PREFETCHW is unknown it does nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        if WRITE {
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        } else {
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
