@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use support::net::{relay, relay_named};
-use support::{BROADCAST, Guest, Net, eth, eventually, mac};
+use support::{BROADCAST, Evb, Guest, Net, eth, eventually, mac};
 
 fn shout(n: u16) -> Vec<u8> {
     eth(BROADCAST, mac(n))
@@ -398,4 +400,38 @@ fn another_mtu_is_a_new_link_for_its_port_alone() {
     net.lost("b", &jumbo, "a", "oversize");
     assert_connected(net.at("b"));
     net.evb.stop();
+}
+
+/// Stops or continues the daemon's helper.
+fn signal_helper(evb: &Evb, signal: &str) {
+    let children = format!("/proc/{0}/task/{0}/children", evb.pid());
+    let helper = std::fs::read_to_string(children).unwrap();
+    let mut kill = Command::new("kill");
+    assert!(
+        kill.args([signal, helper.trim()])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn while_a_reload_waits_for_a_device_or_a_socket_all_else_goes_on() {
+    let config = relay("", &[("a", ""), ("b", ""), ("c", "")]);
+    let mut net = Net::start(&relay("", &[("a", ""), ("b", "")]));
+    signal_helper(&net.evb, "-STOP");
+    let mark = net.evb.log_mark();
+    net.evb.reload(&config);
+    let (code, output) = net.reload_command();
+    assert_eq!(code, Some(2), "{output}");
+    assert!(output.contains("a reload is under way"), "{output}");
+    // A front end that comes now gets all its answers, also those that wait for workers.
+    drop(net.leave("b"));
+    net.join("b", 2);
+    net.pass("a", &shout(1), &[("b", &shout(1))]);
+    assert!(!net.evb.logged_since(mark, &["reloaded"], Duration::ZERO));
+    signal_helper(&net.evb, "-CONT");
+    net.evb.expect_log(mark, &["reloaded"]);
+    net.join("c", 3);
+    net.pass("a", &shout(1), &[("b", &shout(1)), ("c", &shout(1))]);
 }

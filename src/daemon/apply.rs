@@ -10,10 +10,11 @@ use std::sync::Arc;
 use super::Daemon;
 use super::device::Device;
 use super::endpoint::{Address, Endpoint};
-use super::links::Named;
+use super::links::{Named, Opener};
 use super::load;
+use super::opening::{Opened, Openings};
 use super::positions::Keeper;
-use super::world::Kind;
+use super::world::{Kind, World};
 use crate::config::{Attachment, Backend, Config, Generator, LinkKind, Patch};
 use crate::relay::PortConfig;
 use crate::vhost_user::DevicePolicy;
@@ -155,6 +156,29 @@ fn connect(path: &Path, queue_pairs: u16) -> Plug {
     }
 }
 
+/// What has to be opened before the world becomes `config`.
+pub(super) fn openings(world: &World, config: &Config, opener: Opener) -> Openings {
+    let (mut links, mut sockets) = (vec![], vec![]);
+    for (name, port) in wanted(config) {
+        if world.port_named(&name).is_some() {
+            continue;
+        }
+        match port.plug {
+            Plug::Links(names) => links.push((name, names, port.settings.mtu)),
+            Plug::VhostUser {
+                address: Address::Listen(path),
+                ..
+            } => sockets.push((name, path)),
+            Plug::VhostUser { .. } | Plug::Patch { .. } | Plug::Load(_) => {}
+        }
+    }
+    Openings {
+        opener,
+        links,
+        sockets,
+    }
+}
+
 impl Daemon {
     /// The first half of becoming `config`: removes what is not in it.
     ///
@@ -191,17 +215,18 @@ impl Daemon {
         self.dirty = true;
     }
 
-    /// The second half of becoming `config`: adds what is new and changes what is different.
+    /// The second half of becoming `config`: adds what is new, for which [`openings`] were opened, and changes what
+    /// is different.
     ///
     /// # Errors
     ///
     /// Each part that failed; the others are carried out.
-    pub(super) fn establish(&mut self, config: &Config) -> Vec<ApplyError> {
+    pub(super) fn establish(&mut self, config: &Config, mut opened: Opened) -> Vec<ApplyError> {
         let wanted = wanted(config);
         let mut errors = vec![];
         self.establish_relays(config, &mut errors);
         for (name, port) in &wanted {
-            if let Err(error) = self.establish_port(name, port) {
+            if let Err(error) = self.establish_port(name, port, &mut opened) {
                 errors.push(error);
             }
         }
@@ -280,7 +305,12 @@ impl Daemon {
     }
 
     /// Adds a port, or gives a running one its new settings.
-    fn establish_port(&mut self, name: &str, wanted: &Wanted) -> Result<(), ApplyError> {
+    fn establish_port(
+        &mut self,
+        name: &str,
+        wanted: &Wanted,
+        opened: &mut Opened,
+    ) -> Result<(), ApplyError> {
         let fail = |why: String| ApplyError::Port {
             port: name.to_owned(),
             why,
@@ -305,15 +335,23 @@ impl Daemon {
             }
             Plug::Links(names) => {
                 let mtu = wanted.settings.mtu;
-                let links = self.opener().open(name, names, mtu, &self.devices.known);
+                let (opener, attempts) = (self.opener(), opened.take_links(name));
+                let links = opener.take(name, names, mtu, attempts, &self.devices.known);
                 (Kind::Links(links.map_err(fail)?), None)
             }
             Plug::VhostUser {
                 address,
                 queue_pairs,
             } => {
+                let listener = match address {
+                    Address::Listen(_) => Some(opened.take_listener(name).map_err(fail)?),
+                    Address::Connect(_) => None,
+                };
                 let device = Device::new(address.clone(), *queue_pairs);
-                (Kind::VhostUser(device), Some((address, *queue_pairs)))
+                (
+                    Kind::VhostUser(device),
+                    Some((address, listener, *queue_pairs)),
+                )
             }
         };
         let settings = wanted.settings.clone();
@@ -322,7 +360,7 @@ impl Daemon {
             .add_port(name, relay, settings, kind)
             .map_err(|e| fail(e.to_string()))?;
         self.world.pin(id, wanted.worker);
-        let Some((address, queue_pairs)) = start else {
+        let Some((address, listener, queue_pairs)) = start else {
             self.follow_mtu(id);
             return Ok(());
         };
@@ -349,7 +387,7 @@ impl Daemon {
             keeper,
             news,
         };
-        match endpoint.start(address) {
+        match endpoint.start(address, listener) {
             Ok(handle) => {
                 if let Some(device) = self.world.device_mut(id) {
                     device.endpoint = Some(handle);

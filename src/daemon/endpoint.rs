@@ -77,19 +77,20 @@ impl EndpointHandle {
 }
 
 impl Endpoint {
-    /// Starts to listen or to connect.
+    /// Starts to accept front ends on `listener`, or to connect where there is none.
     ///
     /// # Errors
     ///
-    /// What the privileged helper says of the path.
-    pub fn start(self, address: &Address) -> Result<EndpointHandle, String> {
+    /// The system cannot wait for the listener.
+    pub fn start(
+        self,
+        address: &Address,
+        listener: Option<std::os::unix::net::UnixListener>,
+    ) -> Result<EndpointHandle, String> {
         let (orders, ordered) = watch::channel(());
-        match address {
-            Address::Listen(path) => {
-                let listener = self
-                    .privileged
-                    .bind(path)
-                    .map_err(|error| error.to_string())?;
+        let (Address::Listen(path) | Address::Connect(path)) = address;
+        match listener {
+            Some(listener) => {
                 listener
                     .set_nonblocking(true)
                     .and_then(|()| UnixListener::from_std(listener))
@@ -98,7 +99,7 @@ impl Endpoint {
                     })
                     .map_err(|error| error.to_string())?;
             }
-            Address::Connect(path) => {
+            None => {
                 tokio::spawn(self.connect(path.clone(), ordered));
             }
         }
@@ -154,15 +155,7 @@ impl Endpoint {
             }
             present = self.serve(stream, Part::BackEnd);
         }
-        self.privileged.unlink(&path).unwrap_or_else(|error| {
-            log::warn!(
-                "port {}: cannot remove {}: {error}",
-                self.name,
-                path.display()
-            );
-        });
-        self.keeper.close();
-        let _ = self.events.send(Event::EndpointGone);
+        self.leave(Some(path)).await;
     }
 
     async fn connect(self, path: PathBuf, mut orders: watch::Receiver<()>) {
@@ -211,8 +204,30 @@ impl Endpoint {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_RETRY),
             }
         }
-        self.keeper.close();
-        let _ = self.events.send(Event::EndpointGone);
+        self.leave(None).await;
+    }
+
+    /// Removes what the port has in the file system, and says that the endpoint is gone.
+    async fn leave(self, socket: Option<PathBuf>) {
+        let Self {
+            name,
+            events,
+            privileged,
+            keeper,
+            ..
+        } = self;
+        // The helper may be opening a device, which can take a second.
+        let removed = tokio::task::spawn_blocking(move || {
+            if let Some(path) = socket
+                && let Err(error) = privileged.unlink(&path)
+            {
+                log::warn!("port {name}: cannot remove {}: {error}", path.display());
+            }
+            keeper.close();
+        });
+        // The task does not panic.
+        let _ = removed.await;
+        let _ = events.send(Event::EndpointGone);
     }
 
     /// Lets nobody in for a while; whether the endpoint goes on then.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::links::SearchId;
+use super::opening::Opened;
 use crate::uplink::Link;
 use crate::uplink::netlink::Change;
 use crate::vhost_user::Update;
@@ -59,6 +60,8 @@ pub enum Event {
     Found { search: SearchId, link: Link },
     /// All workers use the link of a bond that has become the active one.
     Over { port: PortId },
+    /// What a reload needs has been opened, or not.
+    Opened(Opened),
     /// An endpoint or a device that was told to close has closed.
     EndpointGone,
 }

@@ -34,6 +34,9 @@ pub type Named = (String, Spec);
 /// What is known of all devices, by their number.
 pub type Known = BTreeMap<u32, State>;
 
+/// What came of opening the devices of a port, in their order.
+pub type Attempts = Vec<Result<Link, String>>;
+
 /// Tells searches apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SearchId(u64);
@@ -129,35 +132,45 @@ impl Open {
 }
 
 impl Opener {
-    /// Opens the links of a port. A bond needs one of its devices at the start, anything else its own.
+    /// Tries to open the devices of a port. It may take seconds.
+    pub fn attempt(&self, names: &[Named], mtu: Option<u16>) -> Attempts {
+        let each = names.iter();
+        each.map(|(_, spec)| self.open_one(spec, mtu)).collect()
+    }
+
+    /// The links of a port. A bond needs one of its devices at the start, anything else its own.
     ///
     /// # Errors
     ///
     /// Why not, with the remedy.
-    pub fn open(
+    pub fn take(
         &self,
         port: &str,
         names: &[Named],
         mtu: Option<u16>,
+        attempts: Attempts,
         known: &Known,
     ) -> Result<Links, String> {
-        let opened: Vec<_> = names
-            .iter()
-            .map(|(_, spec)| self.open_one(spec, mtu))
-            .collect();
-        if opened.iter().all(Result::is_err) {
-            let errors: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
+        if attempts.iter().all(Result::is_err) {
+            let errors: Vec<_> = attempts.into_iter().filter_map(Result::err).collect();
             return Err(errors.join("; "));
         }
-        let members = opened.into_iter().zip(names).map(|(opened, named)| {
-            let open = opened.map(|link| Open::new(link, known));
-            open.map_or_else(
-                |error| {
-                    log::warn!("{}: {error}; trying again", label(port, &named.0));
+        let members = attempts.into_iter().zip(names).map(|(opened, named)| {
+            let label = label(port, &named.0);
+            match opened.map(|link| Open::new(link, known)) {
+                Ok(open) if open.has_vanished(known) => {
+                    log::warn!(
+                        "{label}: {} is gone again; looking for it",
+                        open.link.name()
+                    );
+                    Member::Away(self.search(port, named, mtu, Some(open), String::new()))
+                }
+                Ok(open) => Member::Open(open),
+                Err(error) => {
+                    log::warn!("{label}: {error}; trying again");
                     Member::Away(self.search(port, named, mtu, None, error))
-                },
-                Member::Open,
-            )
+                }
+            }
         });
         let mut links = Links {
             members: members.collect(),

@@ -14,6 +14,7 @@ mod event;
 mod links;
 mod load;
 mod news;
+mod opening;
 mod positions;
 mod queues;
 mod reload;

@@ -95,9 +95,10 @@ impl Daemon {
             Event::Devices(changes) => self.devices_changed(&changes),
             Event::Found { search, link } => self.device_found(search, link),
             Event::Over { port } => self.announce_behind(port),
+            Event::Opened(opened) => self.finish_reload(opened),
             Event::EndpointGone => {
                 self.closing = self.closing.saturating_sub(1);
-                self.finish_reload();
+                self.open_for_reload();
             }
         }
     }

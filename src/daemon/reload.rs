@@ -2,7 +2,9 @@
 
 use tokio::sync::oneshot;
 
+use super::apply::openings;
 use super::event::Event;
+use super::opening::Opened;
 use super::start::check_descriptors;
 use super::{ApplyError, Daemon, report};
 use crate::api::{Refusal, RefusalKind};
@@ -13,6 +15,8 @@ use crate::config::{Change, Config};
 pub(super) struct Reload {
     config: Config,
     reply: Option<ReloadReply>,
+    /// Whether all that had to close has closed, and what is new is being opened.
+    opening: bool,
 }
 
 /// Where the outcome of a reload goes.
@@ -23,7 +27,11 @@ impl Daemon {
     pub(super) fn reload(&mut self, reply: Option<ReloadReply>) {
         match self.begin_reload() {
             Ok(config) => {
-                self.reload = Some(Reload { config, reply });
+                self.reload = Some(Reload {
+                    config,
+                    reply,
+                    opening: false,
+                });
             }
             Err((error, remedy)) => {
                 log::error!("reload refused, all goes on as before:\n{error}");
@@ -33,7 +41,7 @@ impl Daemon {
         }
     }
 
-    /// The first half of a reload; an error says what is wrong and what to do.
+    /// The first part of a reload; an error says what is wrong and what to do.
     fn begin_reload(&mut self) -> Result<Config, (String, &'static str)> {
         const MEND: &str = "mend the file and reload again; until then all goes on as before";
         // For errors that end with what to do.
@@ -77,16 +85,29 @@ impl Daemon {
         Ok(config)
     }
 
-    /// The second half of a reload, once all sockets that had to close have closed.
-    pub(super) fn finish_reload(&mut self) {
+    /// The second part of a reload, once all sockets that had to close have closed: opens what is new.
+    pub(super) fn open_for_reload(&mut self) {
+        let opener = self.opener();
+        let Some(reload) = self.reload.as_mut().filter(|reload| !reload.opening) else {
+            return;
+        };
         if self.closing > 0 {
             return;
         }
-        let Some(Reload { config, reply }) = self.reload.take() else {
+        reload.opening = true;
+        let openings = openings(&self.world, &reload.config, opener);
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || drop(events.send(Event::Opened(openings.open()))));
+    }
+
+    /// The last part of a reload.
+    pub(super) fn finish_reload(&mut self, opened: Opened) {
+        // If it stops meanwhile, the helper removes what it has made.
+        let Some(Reload { config, reply, .. }) = self.reload.take() else {
             return;
         };
         let changes = Config::diff(&self.config, &config);
-        let errors = self.establish(&config);
+        let errors = self.establish(&config, opened);
         self.config = config;
         self.keep_watching_devices();
         self.publish();

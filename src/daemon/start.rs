@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::apply::openings;
 use super::event::Event;
 use super::{Daemon, DaemonError, system};
 use crate::api;
@@ -111,7 +112,8 @@ async fn serve(
     let control = config.daemon.control.clone();
     let mut daemon = Daemon::new(pool, privileged, events, file);
     daemon.state.clone_from(&config.daemon.state);
-    let errors = daemon.establish(&config);
+    let opened = openings(&daemon.world, &config, daemon.opener()).open();
+    let errors = daemon.establish(&config, opened);
     if !errors.is_empty() {
         return Err(DaemonError::Apply(errors));
     }
