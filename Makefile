@@ -14,12 +14,14 @@ N ?=
 # Targets of `make fuzz`, and seconds for each.
 T ?= config frames rings messages
 S ?= 225
+# Tests of `make tsan`, as `cargo test` is told them.
+TSAN ?= --lib -- --skip sigbus --skip worker::tests::patience
 # UPDATE=1 writes the table of `make instructions` anew.
 UPDATE ?=
 # After how long `make bench` begins nothing more; the next one goes on from there.
 MINUTES ?= 14
 
-.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network instructions microbench bench fuzz images host-image rust clean
+.PHONY: help build demo test e2e format lint unit docs licenses smoke networks network instructions microbench bench fuzz tsan images host-image rust clean
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -78,6 +80,16 @@ bench: build ## beside Open vSwitch with DPDK and others, a quarter of an hour; 
 fuzz: rust ## a quarter of an hour of arbitrary input; T="config" picks a target, S=60 its seconds
 	@cargo fuzz --version > /dev/null 2>&1 || cargo install --locked cargo-fuzz
 	@cd fuzz && for target in $(T); do cargo fuzz run -s none $$target -- -max_total_time=$(S); done
+
+# The compiler has the sanitizer and calls it unstable, which RUSTC_BOOTSTRAP=1 accepts. See docs/testing.md.
+tsan: ## tests of what several threads do under ThreadSanitizer; TSAN="--test moves" picks others
+	@lab/deps.sh tsan
+	@rm -rf target/tsan/reports; mkdir -p target/tsan/reports
+	@failed=0; RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread CARGO_PROFILE_TEST_OPT_LEVEL=1 \
+	TSAN_OPTIONS='log_path=$(CURDIR)/target/tsan/reports/of history_size=4 exitcode=0' \
+	cargo test --locked -Zbuild-std --target x86_64-unknown-linux-gnu --target-dir target/tsan --no-fail-fast \
+	  $(TSAN) || failed=1; \
+	if compgen -G 'target/tsan/reports/*' > /dev/null; then cat target/tsan/reports/*; failed=1; fi; exit $$failed
 
 images: ## the guests' kernel and images, in target/lab
 	@lab/deps.sh lab

@@ -1,5 +1,5 @@
 #!/bin/bash
-# deps.sh rust|lab|networks|valgrind|bench|update: brings what builds, the lab, its networks and measurements need on Debian; silent when all is there.
+# deps.sh rust|tsan|lab|networks|valgrind|bench|update: brings what builds, the lab, its networks and measurements need on Debian; silent when all is there.
 # It installs packages as root, or with sudo; elsewhere than on Debian it says what is missing.
 set -euo pipefail
 say() { echo "deps: $*" >&2; }
@@ -99,6 +99,17 @@ rust() {
   exit 1
 }
 
+# The sources of the standard library, which has to be built anew for the thread sanitizer.
+tsan() {
+  rust
+  local library
+  library=$(rustc --print sysroot)/lib/rustlib/src/rust/library
+  [[ -d $library ]] && return
+  command -v rustup > /dev/null || { say "the sources of Rust's standard library are needed in $library"; exit 1; }
+  say "installing the sources of Rust's standard library by rustup"
+  rustup component add rust-src >&2
+}
+
 # What `make bench` compares with, and pages of 2 MiB for it: 2.5 GiB.
 bench() {
   install dpdk-dev gcc iproute2 libc6-dev openvswitch-switch-dpdk pkg-config python3
@@ -113,6 +124,7 @@ networks() { install busybox-static iproute2 nftables python3; }
 
 case ${1:-} in
   rust) rust ;;
+  tsan) tsan ;;
   lab)
     qemu
     networks
@@ -123,5 +135,5 @@ case ${1:-} in
   # It needs the C library's symbols.
   valgrind) install valgrind libc6-dbg ;;
   update) apt_get update ;;
-  *) say "usage: deps.sh rust|lab|networks|valgrind|bench|update"; exit 2 ;;
+  *) say "usage: deps.sh rust|tsan|lab|networks|valgrind|bench|update"; exit 2 ;;
 esac

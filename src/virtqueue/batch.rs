@@ -8,8 +8,8 @@ use std::fmt;
 use arrayvec::ArrayVec;
 
 use super::copy::Segment;
-use super::format::{Segments, Spot, Used};
-use super::ledger::Ticket;
+use super::format::{Segments, Used};
+use super::order::Claim;
 use super::ring::MAX_QUEUE_SIZE;
 use super::rx::RxRing;
 use super::tx::MAX_BATCH;
@@ -23,15 +23,11 @@ pub(super) struct RxChain {
 
 pub(super) type Chains = ArrayVec<RxChain, { MAX_QUEUE_SIZE as usize }>;
 
-/// A reservation: whose, and where.
+/// A reservation, and whose it is.
 #[derive(Clone, Copy)]
 pub(super) struct Held<'m> {
     pub ring: &'m RxRing,
-    pub ticket: Ticket,
-    /// Its first chain.
-    pub avail: Spot,
-    /// The used element of that.
-    pub used: Spot,
+    pub claim: Claim,
 }
 
 /// Buffers for a burst of frames, in the order of the frames asked for.

@@ -11,6 +11,7 @@ use super::copy::Segment;
 use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
+pub(super) use super::spot::{Cursor, Spot};
 use crate::sys::cache;
 
 /// How many segments a batch holds. At least [`MAX_QUEUE_SIZE`](super::MAX_QUEUE_SIZE), so that any
@@ -19,45 +20,6 @@ pub(super) const MAX_SEGMENTS: usize = 1024;
 
 /// Segments of a batch.
 pub(super) type Segments<'m> = ArrayVec<Segment<'m>, MAX_SEGMENTS>;
-
-/// A place in a ring. Split: a free-running index, `wrap` unused. Packed: an index below the queue
-/// size and the wrap counter that goes with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spot {
-    pub index: u16,
-    pub wrap: bool,
-}
-
-impl Spot {
-    /// Where a packed ring begins.
-    pub const START: Spot = Spot {
-        index: 0,
-        wrap: true,
-    };
-
-    /// As a packed ring says it: the wrap counter above 15 bits of index.
-    #[inline]
-    pub fn from_bits(bits: u16) -> Spot {
-        Spot {
-            index: bits & 0x7fff,
-            wrap: bits & 0x8000 != 0,
-        }
-    }
-
-    /// The reverse of [`Spot::from_bits`].
-    #[inline]
-    pub fn to_bits(self) -> u16 {
-        self.index | u16::from(self.wrap) << 15
-    }
-}
-
-/// The next chain to take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor {
-    pub spot: Spot,
-    /// The available index as last read (split only).
-    pub seen: u16,
-}
 
 /// A chain as it is given back.
 #[derive(Debug, Clone, Copy)]

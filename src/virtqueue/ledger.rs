@@ -3,7 +3,7 @@
 //! Writers finish in any order; ranges leave from the oldest on. The ledger has as many places as
 //! the ring has slots and allocates only when it is made. It lives under the ring's lock.
 
-use super::format::Spot;
+use super::spot::Spot;
 
 /// A consecutive part of the used ring. Small: a ring has room for as many as it has slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,14 @@
 //! threads that nearly always find it free. Compared with `std::sync::Mutex` it releases with a plain
 //! store instead of a second read-modify-write, which is measurable once per destination and burst,
 //! and it has no poisoning. After a short spin a waiter yields, so a preempted holder gets to run.
+//!
+//! The synchronisation types come from `super::sync`, so that `tests/model_receive.rs` can run this very file under
+//! a model checker.
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_utils::Backoff;
+use super::sync::{AtomicBool, Backoff, Ordering, UnsafeCell};
 
 /// Mutual exclusion around a `T`.
 pub(super) struct Lock<T> {
@@ -77,7 +78,7 @@ impl<T> Deref for Held<'_, T> {
     #[inline]
     fn deref(&self) -> &T {
         // SAFETY: this `Held` exists, so `try_lock` gave it exclusive access to the value.
-        unsafe { &*self.lock.value.get() }
+        self.lock.value.with(|value| unsafe { &*value })
     }
 }
 
@@ -85,7 +86,7 @@ impl<T> DerefMut for Held<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: this `Held` exists and is borrowed mutably, so access is exclusive.
-        unsafe { &mut *self.lock.value.get() }
+        self.lock.value.with_mut(|value| unsafe { &mut *value })
     }
 }
 

@@ -29,13 +29,16 @@ mod ledger;
 mod lock;
 mod mapping;
 mod memory;
+mod order;
 mod packed;
 mod positions;
 mod ring;
 mod rx;
 mod sigbus;
 mod split;
+mod spot;
 mod sum;
+mod sync;
 mod tx;
 
 #[cfg(test)]

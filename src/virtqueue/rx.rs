@@ -21,9 +21,9 @@ use super::dirty::DirtyLog;
 use super::error::RingError;
 use super::format::{Cursor, Format, Sink, Spot, Take};
 use super::iovec::{self, Scatter};
-use super::ledger::{Ledger, Range};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
+use super::order::Order;
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
 use super::sum;
 use crate::frame::checksum::Sum;
@@ -38,16 +38,9 @@ pub struct Reserved {
     pub starved: bool,
 }
 
-/// Positions; they outlast the ring object.
 #[derive(Debug)]
 struct State {
-    /// The next chain to reserve.
-    next: Cursor,
-    /// Where its used element will go.
-    used: Spot,
-    /// The spot that the last reservation found no chain at, or would have gone on at.
-    frontier: Spot,
-    ledger: Ledger,
+    order: Order,
     /// Memory region of the last chain.
     hint: usize,
 }
@@ -83,13 +76,7 @@ impl RingConfig {
         let (next, used, count) = window.resume(at)?;
         with_format!(&window.layout, f => f.disable_kicks(next));
         let state = State {
-            next: Cursor {
-                spot: next,
-                seen: next.index,
-            },
-            used,
-            frontier: next,
-            ledger: Ledger::new(usize::from(self.size)),
+            order: Order::new(next, used, self.size),
             hint: 0,
         };
         let shared = Arc::new(Shared {
@@ -149,14 +136,14 @@ impl RxRing {
     ) -> Result<Reserved, RingError> {
         let memory: &'m GuestMemory = &self.window.memory;
         let mut state = self.shared.state.lock();
-        if state.ledger.is_full() {
+        if state.order.is_full() {
             return Ok(Reserved {
                 granted: 0,
                 starved: true,
             });
         }
         let mut starved_at = None;
-        let start = state.next;
+        let start = state.order.next;
         let RxBatch {
             frames,
             chains,
@@ -195,18 +182,12 @@ impl RxRing {
             starved: starved_at.is_some(),
         };
         state.hint = walk.sink.hint();
-        state.next = cursor;
-        state.frontier = starved_at.unwrap_or(cursor.spot);
+        state.order.next = cursor;
+        state.order.frontier = starved_at.unwrap_or(cursor.spot);
         if !chains.is_empty() {
-            let from = state.used;
-            let ticket = state.ledger.push(Range { from, slots });
-            state.used = format.advance(from, slots);
-            *held = Some(Reservation {
-                ring: self,
-                ticket,
-                avail: start.spot,
-                used: from,
-            });
+            let advance = |spot, slots| format.advance(spot, slots);
+            let claim = state.order.claim(start.spot, slots, advance);
+            *held = Some(Reservation { ring: self, claim });
         }
         Ok(reserved)
     }
@@ -284,17 +265,14 @@ impl RxRing {
         if kept == batch.chains.len() {
             return buffers;
         }
+        let slots = batch.chains[..kept].iter().map(|c| c.used.slots).sum();
+        let advance = |spot, n| with_format!(&self.window.layout, f => f.advance(spot, n));
         let mut state = self.shared.state.lock();
-        if state.ledger.is_newest(held.ticket) {
-            let slots = batch.chains[..kept].iter().map(|c| c.used.slots).sum();
-            let advance = |spot| with_format!(&self.window.layout, f => f.advance(spot, slots));
-            state.next.spot = advance(held.avail);
-            state.frontier = state.next.spot;
-            state.used = advance(held.used);
-            state.ledger.shorten(held.ticket, slots);
+        let shortened = state.order.shorten(&held.claim, slots, advance);
+        drop(state);
+        if shortened {
             batch.chains.truncate(kept);
         } else {
-            drop(state);
             self.blank(batch, kept);
         }
         buffers
@@ -325,14 +303,13 @@ impl RxRing {
     #[inline]
     pub(super) fn give_back(&self, batch: &RxBatch<'_>, held: &Reservation<'_>) {
         with_format!(&self.window.layout, f => {
-            f.fill(held.used, batch.chains.iter().map(|chain| chain.used));
-            let mut state = self.shared.state.lock();
-            state.ledger.finish(held.ticket);
+            f.fill(held.claim.used, batch.chains.iter().map(|chain| chain.used));
             let mut slots = 0;
-            while let Some(range) = state.ledger.pop() {
+            let mut state = self.shared.state.lock();
+            state.order.complete(&held.claim, |range| {
                 f.publish(range.from, f.advance(range.from, range.slots));
                 slots += u64::from(range.slots);
-            }
+            });
             self.shared.progress.add(slots);
         });
     }
@@ -340,13 +317,9 @@ impl RxRing {
     /// Gives up a reservation.
     pub(super) fn withdraw(&self, batch: &mut RxBatch<'_>, held: &Reservation<'_>) {
         let mut state = self.shared.state.lock();
-        if state.ledger.is_newest(held.ticket) {
-            state.ledger.withdraw(held.ticket);
-            state.next.spot = held.avail;
-            state.frontier = held.avail;
-            state.used = held.used;
-        } else {
-            drop(state);
+        let withdrawn = state.order.withdraw(&held.claim);
+        drop(state);
+        if !withdrawn {
             self.blank(batch, 0);
             self.give_back(batch, held);
         }
@@ -362,7 +335,7 @@ impl RxRing {
     #[cold]
     fn look_for_buffers(&self) -> bool {
         let mut state = self.shared.state.lock();
-        let found = with_format!(&self.window.layout, f => f.available(&mut state.next));
+        let found = with_format!(&self.window.layout, f => f.available(&mut state.order.next));
         drop(state);
         // An impossible index is for `reserve` to report.
         let found = found.unwrap_or(true);
@@ -377,7 +350,7 @@ impl RxRing {
     /// waits does so for a bounded time anyway.
     pub fn wait_for_buffers(&self, on: bool) -> Result<bool, RingError> {
         let state = self.shared.state.lock();
-        let at = state.frontier;
+        let at = state.order.frontier;
         if !on {
             with_format!(&self.window.layout, f => f.disable_kicks(at));
             return Ok(false);
@@ -412,7 +385,7 @@ impl RxRing {
     /// Where to go on, for `GET_VRING_BASE` after quiescence: what [`ResumeAt::Base`] takes.
     pub fn base(&self) -> u32 {
         let state = self.shared.state.lock();
-        self.window.base(state.next.spot, state.used)
+        self.window.base(state.order.next.spot, state.order.used)
     }
 
     /// Calls the guest if something was published since the last time and it wants to know; true if

@@ -1,6 +1,7 @@
 //! A device that follows VIRTIO 1.2, 2.8 word by word, one field at a time and without any cleverness.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use super::{Device, DriverFeatures, DriverMemory, RingLayout};
 
@@ -43,18 +44,30 @@ impl PackedDevice {
         out
     }
 
-    fn u16(&self, at: u64) -> u16 {
-        u16::from_le_bytes(self.bytes(at))
+    /// The flags of the descriptor at `at`, which say who may touch the rest of it.
+    fn flags(&self, at: u64) -> &AtomicU16 {
+        let flags = self.memory.checked(at + 14, 2).unwrap();
+        // SAFETY: mapped for as long as `memory` lives, aligned as descriptors are, and the driver in another
+        // thread uses it atomically too.
+        unsafe { AtomicU16::from_ptr(flags.cast()) }
     }
 
-    /// Address, length, id, flags.
+    /// An event structure, of the driver or of ours.
+    fn event(&self, at: u64) -> &AtomicU32 {
+        let event = self.memory.checked(at, 4).unwrap();
+        // SAFETY: as for `flags`; the two areas are aligned to 4 bytes.
+        unsafe { AtomicU32::from_ptr(event.cast()) }
+    }
+
+    /// Address, length, id, flags; the flags are read before the others.
     fn descriptor(&self, at: u64) -> (u64, u32, u16, u16) {
-        let (addr, len) = (self.bytes(at), self.bytes(at + 8));
+        let flags = u16::from_le(self.flags(at).load(Ordering::Acquire));
+        let (addr, len, id) = (self.bytes(at), self.bytes(at + 8), self.bytes(at + 12));
         (
             u64::from_le_bytes(addr),
             u32::from_le_bytes(len),
-            self.u16(at + 12),
-            self.u16(at + 14),
+            u16::from_le_bytes(id),
+            flags,
         )
     }
 
@@ -108,7 +121,7 @@ impl PackedDevice {
         self.memory.write(at + 8, &len.to_le_bytes()).unwrap();
         self.memory.write(at + 12, &id.to_le_bytes()).unwrap();
         let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 };
-        self.memory.write(at + 14, &flags.to_le_bytes()).unwrap();
+        self.flags(at).store(flags.to_le(), Ordering::Release);
         self.used = self.step(self.used, skip);
         self.used_since_asked += skip;
     }
@@ -176,8 +189,9 @@ impl Device for PackedDevice {
     }
 
     fn wants_call(&mut self) -> bool {
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let (position, flags) = (self.u16(self.layout.avail), self.u16(self.layout.avail + 2));
+        fence(Ordering::SeqCst);
+        let event = u32::from_le(self.event(self.layout.avail).load(Ordering::Acquire));
+        let (position, flags) = (event as u16, event >> 16);
         let since = std::mem::take(&mut self.used_since_asked);
         match flags {
             0 => true,
@@ -198,16 +212,13 @@ impl Device for PackedDevice {
 
     fn want_kicks(&mut self, on: bool) {
         let position = self.avail.0 | u16::from(self.avail.1) << 15;
-        let flags: u16 = match (on, self.features.event_idx) {
+        let flags: u32 = match (on, self.features.event_idx) {
             (false, _) => 1,
             (true, false) => 0,
             (true, true) => 2,
         };
-        self.memory
-            .write(self.layout.used, &position.to_le_bytes())
-            .unwrap();
-        self.memory
-            .write(self.layout.used + 2, &flags.to_le_bytes())
-            .unwrap();
+        let event = u32::from(position) | flags << 16;
+        self.event(self.layout.used)
+            .store(event.to_le(), Ordering::Release);
     }
 }
