@@ -126,9 +126,8 @@ impl Wire {
             // A trunk of what the others are in; where they are in none, tags mean nothing.
             VlanConfig::Flat => {
                 let others = by_relay.get(end.relay.as_str());
-                let mut others = others.into_iter().flatten().peekable();
                 wire.any = true;
-                while let Some(other) = others.next() {
+                for other in others.into_iter().flatten() {
                     wire.any &= other.marks.vlan.is_none();
                     match &other.settings.vlan {
                         VlanConfig::Flat => {}

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::dice::{Dice, MAX_ENTRIES, Offered};
 use super::{Net, mac, slot, vid};
+use crate::frame::ethernet::Vid;
 use crate::frame::mac::Mac;
 use crate::relay::fdb::EntryKind;
 use crate::relay::model::Model;
@@ -226,7 +227,7 @@ impl Pair {
                 .collect();
             used.sort_unstable();
             assert_eq!(
-                seen.iter().map(|vid| vid.get()).collect::<Vec<_>>(),
+                seen.iter().map(Vid::get).collect::<Vec<_>>(),
                 used,
                 "port {index}, {when:?}"
             );
