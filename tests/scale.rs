@@ -163,7 +163,7 @@ fn many_addresses_in_all_vlans_of_a_thousand_ports() {
 }
 
 #[test]
-#[ignore = "half a minute without optimization"]
+#[ignore = "half a minute; `make unit` runs it by itself"]
 fn a_million_addresses_in_all_vlans_of_a_thousand_ports() {
     a_thousand_ports(1 << 20);
 }
