@@ -196,6 +196,31 @@ fn without_ageing_time_nothing_is_learnt() {
 }
 
 #[test]
+fn what_was_learnt_is_forgotten_and_flooded_again() {
+    let pinned = "mac = [\"52:54:00:00:00:04\"]\nmac_policy = \"pinned\"";
+    let ports = [("a", ""), ("b", ""), ("c", ""), ("d", pinned)];
+    let mut net = Net::new("ageing = 1", &ports);
+    // How many are in the table, after a frame from d that keeps the daemon awake.
+    let count = |net: &mut Net| {
+        net.flow("d", &frame(4, 9), &["a", "b", "c"]);
+        net.evb.counter("r", "fdb_entries")
+    };
+    support::eventually("two addresses are in the table", || {
+        net.flow("b", &group(2), &["a", "c", "d"]);
+        net.flow("c", &group(3), &["a", "b", "d"]);
+        (count(&mut net) == 2).then_some(())
+    });
+    support::eventually("the table is empty", || {
+        (count(&mut net) == 0).then_some(())
+    });
+    // What is registered stays.
+    assert_eq!(net.fdb(&[]), [entry(4, "d", "registered")]);
+    net.flow("a", &frame(1, 2), &["b", "c"]);
+    net.flow("a", &frame(1, 4), &["d"]);
+    net.evb.stop();
+}
+
+#[test]
 fn the_table_is_shown_and_flushed_by_filter() {
     let trunk = "trunk = [10, 20]";
     let mut config = relay("", &[("a", trunk), ("b", trunk)]);

@@ -330,7 +330,12 @@ fn settings_of_a_relay_change_in_place() {
     net.reload(&relay("", &ports));
     net.flow("c", &eth(mac(99), mac(3)).bytes(), &["d", "up"]);
     assert_eq!(net.addresses("c"), 1);
-    net.reload(&relay("ageing = 0", &ports));
+    // Where the uplink reflects, c and d could not send without being learned, and that is refused.
+    let still = ports.map(|(port, lines)| match port {
+        "up" => (port, "reflective = false"),
+        _ => (port, lines),
+    });
+    net.reload(&relay("ageing = 0", &still));
     net.flow(
         "up",
         &eth(BROADCAST, mac(600)).bytes(),

@@ -283,9 +283,10 @@ impl MacCell {
         unpack(self.0.load(Ordering::Relaxed))
     }
 
-    /// Sets it, without dirtying the cache line when it has that value.
+    /// Sets it, without dirtying the cache line when it has that value. The zero address, which nobody has,
+    /// leaves it as it is.
     pub(super) fn set(&self, mac: Mac) {
-        if self.0.load(Ordering::Relaxed) != mac.to_u64() {
+        if self.0.load(Ordering::Relaxed) != mac.to_u64() && !mac.is_zero() {
             self.0.store(mac.to_u64(), Ordering::Relaxed);
         }
     }
@@ -333,6 +334,8 @@ mod tests {
     fn reports_are_taken_once() {
         let state = PortState::default();
         state.reports.refused.set(Mac::from_u64(7));
+        // The zero address, which a passthrough port may show, hides no other.
+        state.reports.refused.set(Mac::default());
         state.reports.oversize(9000);
         let expected = Report {
             refused: Some(Mac::from_u64(7)),

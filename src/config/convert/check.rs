@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::cable;
 use super::relay::{Draft, Fids, member};
+use super::useless;
 use super::words::Faults;
 use super::{Plug, Seat};
 use crate::config::report::Fault;
 use crate::frame::mac::Mac;
-use crate::relay::{MAX_PORTS, Mode, VlanConfig};
+use crate::relay::{MAX_PORTS, MacPolicy, Mode, Multicast, VlanConfig};
 
 /// Checks each relay over its seats. `incomplete`: some table could not be read, so that a relay
 /// may seem to lack what it has.
@@ -38,8 +40,9 @@ pub fn relays(
         addresses(draft, seats, faults);
         joined(seats, faults);
         shared_nic(name, seats, incomplete, faults);
+        useless::words(name, draft, seats, incomplete, faults);
     }
-    nested(drafts, seats, &by_relay, faults);
+    cable::check(drafts, seats, &by_relay, incomplete, faults);
 }
 
 fn size(relay: &str, seats: &[&Seat], faults: &mut Faults) {
@@ -108,6 +111,34 @@ fn passthrough(relay: &str, draft: &Draft, seats: &[&Seat], incomplete: bool, fa
                     .help("leave the VLAN words out: every frame passes as it is, tags included"),
             );
         }
+    }
+    let words = [
+        (
+            "reflect",
+            &draft.marks.reflect,
+            draft.settings.reflect_local,
+        ),
+        (
+            "multicast",
+            &draft.marks.multicast,
+            draft.settings.multicast != Multicast::Flood,
+        ),
+        (
+            "group_fwd_mask",
+            &draft.marks.group_fwd_mask,
+            draft.settings.group_fwd_mask != 0,
+        ),
+        ("fid", &draft.marks.fid, !draft.settings.fids.is_empty()),
+    ];
+    for (key, at, said) in words {
+        let Some(at) = at.clone().filter(|_| said) else {
+            continue;
+        };
+        faults.push(
+            Fault::at(at, format!("a passthrough relay has no `{key}`"))
+                .with(mode.clone(), "passthrough is here")
+                .help("leave it out: every frame passes as it is"),
+        );
     }
     if draft.has_statics() {
         faults.push(
@@ -219,58 +250,32 @@ fn shared_nic(relay: &str, seats: &[&Seat], incomplete: bool, faults: &mut Fault
         let Plug::Outside { shared: Some(at) } = &seat.plug else {
             continue;
         };
+        let mut fault = Fault::at(
+            at.clone(),
+            "a MACVTAP device that shares its NIC carries one known address",
+        );
         let locals: Vec<&&Seat> = seats.iter().filter(|seat| seat.is_local()).collect();
-        let fits = match locals.as_slice() {
-            [only] => matches!(only.plug, Plug::Vm) && !only.settings.macs.is_empty(),
-            _ => false,
-        };
-        if !fits {
+        let [only] = locals.as_slice() else {
             faults.push(
-                Fault::at(at.clone(), "a MACVTAP device that shares its NIC carries one known address")
+                fault
                     .label(format!("relay `{relay}` needs more"))
                     .help("use `mode = \"passthru\"`, or give the relay exactly one local port, a VM with `mac`"),
             );
+            continue;
+        };
+        let (macs, policy) = (&only.settings.macs, only.settings.mac_policy);
+        if matches!(only.plug, Plug::Vm) && macs.len() == 1 && policy == MacPolicy::Pinned {
+            continue;
         }
-    }
-}
-
-/// A station behind two VEPA ports would need the frame reflected twice.
-fn nested(
-    drafts: &BTreeMap<String, Draft>,
-    seats: &[Seat],
-    by_relay: &BTreeMap<&str, Vec<&Seat>>,
-    faults: &mut Faults,
-) {
-    let mut ends = seats.iter().filter(|seat| matches!(seat.plug, Plug::Patch));
-    while let (Some(a), Some(b)) = (ends.next(), ends.next()) {
-        for (outer, inner) in [(a, b), (b, a)] {
-            let vepa = |seat: &&&Seat| seat.is_local() && seat.settings.mode == Mode::Vepa;
-            let behind = by_relay
-                .get(inner.relay.as_str())
-                .into_iter()
-                .flatten()
-                .find(vepa);
-            let allowed = [outer, inner].iter().any(|seat| {
-                drafts
-                    .get(&seat.relay)
-                    .is_some_and(|draft| draft.nested_reflect)
-            });
-            let Some(behind) = behind else { continue };
-            if allowed || inner.is_local() || !vepa(&&outer) {
-                continue;
-            }
-            let place = |seat: &Seat| seat.marks.mode.clone().unwrap_or_else(|| seat.at.clone());
-            faults.push(
-                Fault::at(
-                    place(outer),
-                    format!("VEPA port `{}` is behind a VEPA port of relay `{}`", behind.name, outer.relay),
-                )
-                .with(place(behind), "the inner VEPA port")
-                .help(format!(
-                    "make this end a bridge port that is `reflective`, or set `nested_reflect = true` in relay `{}`",
-                    outer.relay
-                )),
-            );
+        if let Some(second) = only.marks.macs.get(1) {
+            fault = fault.with(second.clone(), "nothing would arrive for this one");
+        } else if let (1, Some(policy)) = (macs.len(), &only.marks.policy) {
+            fault = fault.with(policy.clone(), "nothing would arrive for what it learns");
+        } else {
+            fault = fault.label(format!("relay `{relay}` needs more"));
         }
+        faults.push(fault.help(
+            "use `mode = \"passthru\"`, or make the only local port a VM with exactly one `mac`, pinned to it",
+        ));
     }
 }

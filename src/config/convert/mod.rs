@@ -9,6 +9,7 @@
     reason = "words are handed on as they stand in their table"
 )]
 
+mod cable;
 mod check;
 mod load;
 mod patch;
@@ -18,6 +19,7 @@ mod settings;
 mod sriov;
 mod tap;
 mod uplink;
+mod useless;
 mod vlan;
 pub(super) mod words;
 
@@ -31,10 +33,10 @@ use self::relay::Relays;
 use self::settings::Marks;
 use self::words::{Faults, choice, directory, number, place, socket};
 use super::file::{DaemonTable, PatchTable};
-use super::model::{Config, Daemon, Poll};
+use super::model::{Config, Daemon, Poll, Port};
 use super::read::{Broken, File};
 use super::report::{Fault, Span};
-use crate::relay::{Mode, PortConfig, Role};
+use crate::relay::{MacPolicy, Mode, PortConfig, Role};
 
 /// Forwarding threads, at most.
 const WORKERS_MAX: i64 = 64;
@@ -175,7 +177,7 @@ pub fn convert(file: &File, faults: &mut Faults) -> Config {
         daemon.workers
     };
     let relays = Relays::read(&file.relays, &file.broken, faults);
-    let (mut seats, ports) = port::read(
+    let (mut seats, mut ports) = port::read(
         &file.groups,
         &file.ports,
         &file.broken,
@@ -200,6 +202,7 @@ pub fn convert(file: &File, faults: &mut Faults) -> Config {
         .any(|kind| file.broken.any(kind))
         || claims.lost;
     let drafts = relays.drafts;
+    pin_to_shared_nic(&mut seats, &mut ports);
     check::relays(&drafts, &seats, incomplete, faults);
 
     let mut by_relay: BTreeMap<&str, Vec<&Seat>> = BTreeMap::new();
@@ -223,6 +226,29 @@ pub fn convert(file: &File, faults: &mut Faults) -> Config {
         ports,
         uplinks,
         patches,
+    }
+}
+
+/// Behind a MACVTAP device that shares its NIC, a VM with one address is pinned to it unless it says otherwise:
+/// nothing would arrive for others.
+fn pin_to_shared_nic(seats: &mut [Seat], ports: &mut BTreeMap<String, Port>) {
+    let shared = |seat: &Seat| matches!(seat.plug, Plug::Outside { shared: Some(_) });
+    let relays: BTreeSet<String> = seats
+        .iter()
+        .filter(|seat| shared(seat))
+        .map(|seat| seat.relay.clone())
+        .collect();
+    for seat in seats.iter_mut().filter(|seat| relays.contains(&seat.relay)) {
+        let one = seat.settings.macs.len() == 1;
+        if matches!(seat.plug, Plug::Vm) && one && seat.marks.policy.is_none() {
+            seat.settings.mac_policy = MacPolicy::Pinned;
+            if seat.marks.flood.is_none() {
+                seat.settings.flood_unknown = false;
+            }
+            if let Some(port) = ports.get_mut(&seat.name) {
+                port.settings.clone_from(&seat.settings);
+            }
+        }
     }
 }
 

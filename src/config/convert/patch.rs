@@ -122,6 +122,7 @@ fn read_end(
             settings,
             Marks {
                 vlan: words.place(),
+                reflective: place(&table.reflective),
                 ..Marks::default()
             },
         )

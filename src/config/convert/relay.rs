@@ -30,7 +30,18 @@ pub struct Draft {
     pub at: Span,
     pub nested_reflect: bool,
     pub settings: RelayConfig,
+    pub marks: RelayMarks,
     fixed: Words<StaticTable>,
+}
+
+/// Where the words of a relay stand that its ports may contradict.
+#[derive(Debug)]
+pub struct RelayMarks {
+    pub ageing: Option<Span>,
+    pub reflect: Option<Span>,
+    pub multicast: Option<Span>,
+    pub group_fwd_mask: Option<Span>,
+    pub fid: Option<Span>,
 }
 
 /// The relays that are declared.
@@ -158,12 +169,39 @@ fn read_one(table: &RelayTable, at: Span, faults: &mut Faults) -> Draft {
             .unwrap_or(DEFAULT_MAX_ENTRIES),
     };
     let nested_reflect = flag(&table.nested_reflect).unwrap_or(false);
+    room(table, settings.max_entries, faults);
     Draft {
         at,
         nested_reflect,
         settings,
+        marks: RelayMarks {
+            ageing: place(&table.ageing),
+            reflect: place(&table.reflect),
+            multicast: place(&table.multicast),
+            group_fwd_mask: place(&table.group_fwd_mask),
+            fid: place(&table.fid),
+        },
         fixed: table.fixed.clone(),
     }
+}
+
+/// The table of addresses holds those that are in it from the start.
+fn room(table: &RelayTable, most: u32, faults: &mut Faults) {
+    let Some(list) = &table.fixed else { return };
+    let count = list.get_ref().len();
+    if count <= most as usize {
+        return;
+    }
+    let mut fault = Fault::at(
+        list.span(),
+        format!("{count} static addresses, and room for {most}"),
+    );
+    if let Some(at) = place(&table.max_entries) {
+        fault = fault.with(at, "the room");
+    }
+    faults.push(fault.help(format!(
+        "raise `max_entries`: to {count}, and more for addresses that are learned"
+    )));
 }
 
 fn multicast(table: &RelayTable, faults: &mut Faults) -> Multicast {

@@ -24,6 +24,12 @@ pub struct Marks {
     pub macs: Vec<Span>,
     /// The groups joined, in their order.
     pub groups: Vec<Span>,
+    /// Which addresses it may use, if that is said.
+    pub policy: Option<Span>,
+    /// `flood_unknown`, if it is given.
+    pub flood: Option<Span>,
+    /// `reflective`, if it is given.
+    pub reflective: Option<Span>,
 }
 
 /// How many addresses a port may learn, at most.
@@ -144,7 +150,8 @@ impl LocalWords<'_> {
         default_policy: impl Fn(Mode) -> MacPolicy,
         faults: &mut Faults,
     ) -> (PortConfig, Marks) {
-        let mode = choice(self.mode, "mode", &MODES, faults).unwrap_or(Mode::Bridge);
+        let known = choice(self.mode, "mode", &MODES, faults);
+        let mode = known.unwrap_or(Mode::Bridge);
         let (macs, mac_places) = macs.into_iter().unzip();
         let mut settings = PortConfig::local(mode, self.vlan.read(faults), macs);
         settings.mac_policy = self.policy(mode, default_policy(mode), faults);
@@ -158,13 +165,49 @@ impl LocalWords<'_> {
                     .help("`reflective` makes the relay the reflecting switch of a station behind the port; leave it out here"),
             );
         }
+        if known.is_some() || self.mode.is_none() {
+            self.unknown_addresses(mode, faults);
+        }
         let marks = Marks {
             vlan: self.vlan.place(),
             mode: place(self.mode),
             macs: mac_places,
-            groups: Vec::new(),
+            policy: place(self.mac_policy),
+            flood: place(self.flood_unknown),
+            reflective: place(self.reflective),
+            ..Marks::default()
         };
         (settings, marks)
+    }
+
+    /// Each mode has its own word for frames to unknown addresses, or none.
+    fn unknown_addresses(&self, mode: Mode, faults: &mut Faults) {
+        let words = [
+            ("flood_unknown", self.flood_unknown, Mode::Bridge, "bridge"),
+            ("promiscuous", self.promiscuous, Mode::Vepa, "VEPA"),
+        ];
+        for (key, word, its_mode, whose) in words {
+            let Some(at) = place(word).filter(|_| flag(word) == Some(true) && mode != its_mode)
+            else {
+                continue;
+            };
+            let mut fault = Fault::at(at, format!("`{key}` is for {whose} ports"));
+            if let Some(mode) = place(self.mode) {
+                fault = fault.with(mode, "its mode");
+            }
+            faults.push(fault.help(match mode {
+                Mode::Bridge => {
+                    "a bridge port that receives frames to unknown addresses has `flood_unknown = true`"
+                }
+                Mode::Vepa => {
+                    "a VEPA port that receives frames from the uplink to unknown addresses has `promiscuous = true`"
+                }
+                Mode::Private => {
+                    "a private port receives no frames to unknown addresses: leave it out"
+                }
+                Mode::Passthrough => "a passthrough port receives every frame: leave it out",
+            }));
+        }
     }
 
     fn policy(&self, mode: Mode, default: MacPolicy, faults: &mut Faults) -> MacPolicy {

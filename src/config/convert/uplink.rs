@@ -130,6 +130,7 @@ fn seat(
         settings: settings.clone(),
         marks: Marks {
             vlan: words.place(),
+            reflective: place(&table.reflective),
             ..Marks::default()
         },
         plug: Plug::Outside { shared },

@@ -148,13 +148,13 @@ fn words_of_ports_and_what_they_cost() {
             "mac (Live)",
         ),
         (
-            "listen = \"/run/vm1.sock\"\nmode = \"vepa\"",
-            "mode, mac_policy, flood_unknown (Live)",
+            "listen = \"/run/vm1.sock\"\nmode = \"vepa\"\npromiscuous = true",
+            "mode, mac_policy, flood_unknown, promiscuous (Live)",
         ),
         (
-            "listen = \"/run/vm1.sock\"\npromiscuous = true\nreflective = true\naccept_own_src = true\n\
+            "listen = \"/run/vm1.sock\"\nreflective = true\naccept_own_src = true\n\
              default_pcp = 1\njoin = [\"01:00:5e:00:00:05\"]\nmulticast_router = true",
-            "promiscuous, reflective, accept_own_src, default_pcp, join, multicast_router (Live)",
+            "reflective, accept_own_src, default_pcp, join, multicast_router (Live)",
         ),
     ];
     for (words, expected) in table {

@@ -1,8 +1,10 @@
-//! The reference is complete, and its examples are valid.
+//! The reference is complete, and its examples and the configurations that are shipped are valid.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::valid;
+use crate::config::Config;
 
 const REFERENCE: &str = include_str!("../../../docs/configuration.md");
 
@@ -34,4 +36,28 @@ fn every_key_is_described() {
         .collect();
     let missing: Vec<_> = keys.difference(&words).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Checks all configurations in a directory and below; how many.
+fn check_all(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| match path.extension() {
+            _ if path.is_dir() => check_all(&path),
+            Some(end) if end == "toml" => {
+                if let Err(errors) = Config::load(&path) {
+                    panic!("{errors}");
+                }
+                1
+            }
+            _ => 0,
+        })
+        .sum()
+}
+
+#[test]
+fn every_shipped_configuration_is_valid() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu-configs");
+    assert!(check_all(&shipped) >= 30);
 }

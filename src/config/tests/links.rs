@@ -277,6 +277,10 @@ fn shared_nics_can_carry_several_uplinks() {
         "#,
     );
     assert_eq!(config.uplinks.len(), 2);
+    // Nothing would arrive for other addresses than the one, so that none may be used.
+    let settings = &config.ports["vm1"].settings;
+    assert_eq!(settings.mac_policy, MacPolicy::Pinned);
+    assert!(!settings.flood_unknown);
 }
 
 #[test]
@@ -290,8 +294,8 @@ fn patches_join_relays() {
         [[relay]]
         name = "core"
         [[patch]]
-        a = { relay = "blue", trunk = [10, 20] }
-        b = { relay = "core", access = 10, mac_limit = 9, flood_unknown = false, promiscuous = true }
+        a = { relay = "blue", trunk = [10, 20], native = 10 }
+        b = { relay = "core", access = 10, mac_limit = 9, flood_unknown = false }
         [[patch]]
         name = "cable"
         a = { relay = "red", mode = "private", qinq = 100, mac = ["52:54:00:00:00:01"] }
@@ -305,7 +309,7 @@ fn patches_join_relays() {
     let patch = &config.patches["blue-core"];
     let trunk = VlanConfig::Trunk {
         vids: vids([10, 20]),
-        native: None,
+        native: Some(vid(10)),
     };
     let a = PortConfig {
         mac_policy: trusted(1024),
@@ -315,7 +319,6 @@ fn patches_join_relays() {
     let b = PortConfig {
         mac_policy: trusted(9),
         flood_unknown: false,
-        promiscuous: true,
         ..PortConfig::local(Mode::Bridge, VlanConfig::Access(vid(10)), Vec::new())
     };
     assert_eq!((patch.b.relay.as_str(), &patch.b.settings), ("core", &b));
@@ -342,7 +345,8 @@ fn a_patch_can_be_the_uplink_of_one_end() {
     assert_eq!(patch("bridge", ""), (false, false));
     // The relay at the other end does what the uplink counts on.
     assert_eq!(patch("vepa", ""), (true, true));
-    assert_eq!(patch("vepa", ", reflective = false"), (true, false));
+    assert_eq!(patch("vepa", ", reflective = true"), (true, true));
+    assert_eq!(patch("bridge", ", reflective = false"), (false, false));
 }
 
 #[test]

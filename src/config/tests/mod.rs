@@ -1,5 +1,6 @@
 //! The room as a whole: text in, configuration or shown faults out.
 
+mod comparison;
 mod diff;
 mod docs;
 mod fuzz;

@@ -224,7 +224,6 @@ fn words_of_a_port() {
         flood_unknown = false
         reflective = true
         accept_own_src = true
-        promiscuous = true
         default_pcp = 5
         join = ["01:00:5e:00:00:05", { mac = "33:33:00:00:00:05", vid = 10 }]
         multicast_router = true
@@ -237,7 +236,6 @@ fn words_of_a_port() {
         flood_unknown: false,
         reflective: true,
         accept_own_src: true,
-        promiscuous: true,
         default_pcp: 5,
         groups: vec![
             StaticGroup {
@@ -254,6 +252,7 @@ fn words_of_a_port() {
     };
     assert_eq!(settings, expected);
     assert!(port("mac = [\"52:54:00:00:00:01\"]\nstandby = true").standby);
+    assert!(port("mode = \"vepa\"\npromiscuous = true").promiscuous);
     let limited = port("mac_policy = \"trusted\"\nmac_limit = 9").mac_policy;
     assert_eq!(limited, MacPolicy::Trusted { limit: 9 });
     let limited = port("mode = \"passthrough\"\nmac_limit = 9").mac_policy;
@@ -408,14 +407,14 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         [[group]]
         name = "web"
         relay = "blue"
-        mode = "private"
+        mode = "vepa"
         trunk = [10, 20]
         native = 20
         mac_policy = "pinned"
         queues = 4
         worker = 1
         mtu = 9000
-        flood_unknown = true
+        flood_unknown = false
         accept_own_src = true
         promiscuous = true
         default_pcp = 3
@@ -435,7 +434,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         queues = 1
         worker = 0
         mtu = 1500
-        flood_unknown = false
+        flood_unknown = true
         reflective = true
         accept_own_src = false
         promiscuous = false
@@ -446,6 +445,8 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         [[port]]
         name = "native"
         group = "web"
+        mode = "bridge"
+        promiscuous = false
         native = 10
         listen = "/run/native.sock"
         "#,
@@ -462,7 +463,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         settings: PortConfig {
             mac_policy: MacPolicy::Pinned,
             mtu: Some(9000),
-            flood_unknown: true,
+            flood_unknown: false,
             accept_own_src: true,
             promiscuous: true,
             default_pcp: 3,
@@ -471,7 +472,7 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
                 mac: mac("01:00:5e:00:00:05"),
                 vid: None,
             }],
-            ..PortConfig::local(Mode::Private, trunk(20), Vec::new())
+            ..PortConfig::local(Mode::Vepa, trunk(20), Vec::new())
         },
     };
     assert_eq!(config.ports["all"], all);
@@ -483,13 +484,14 @@ fn a_port_takes_from_its_group_what_it_does_not_say() {
         settings: PortConfig {
             mac_policy: MacPolicy::Trusted { limit: 1024 },
             mtu: Some(1500),
-            flood_unknown: false,
+            flood_unknown: true,
             reflective: true,
             ..PortConfig::local(Mode::Bridge, VlanConfig::Access(vid(30)), Vec::new())
         },
     };
     assert_eq!(config.ports["own"], own);
     assert_eq!(config.ports["native"].settings.vlan, trunk(10));
+    assert!(!config.ports["native"].settings.flood_unknown);
 }
 
 #[test]

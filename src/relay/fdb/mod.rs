@@ -300,13 +300,16 @@ impl Fdb {
         Learning::New
     }
 
-    /// Adds a static entry, over a learned one if there is one; false if the relay is full.
+    /// Adds a static entry, or puts it in the place of what the address had; false if the relay is full and has no
+    /// such place.
     pub(super) fn add_static(&self, fid: Fid, mac: Mac, slot: Slot) -> bool {
         let bound = self.table.lock(entry_key(fid, mac));
-        if let Some((place, _)) = bound.find() {
-            self.remove(&bound, place);
-        }
-        if !self.admit() {
+        let found = bound.find();
+        let takes_place = found.is_some_and(|(place, _)| self.remove(&bound, place));
+        if takes_place {
+            // However few the relay may hold by now: it is not one more.
+            self.len.fetch_add(1, Ordering::Relaxed);
+        } else if !self.admit() {
             return false;
         }
         let value = Value::fixed(EntryKind::Static, slot);
@@ -378,20 +381,20 @@ impl Fdb {
         bound.insert(
             value,
             |old| !self.alive(old, now),
-            |evicted| self.release(evicted),
+            |evicted| {
+                self.release(evicted);
+            },
         )
     }
 
-    /// Removes an entry.
-    fn remove(&self, bound: &Bound<'_>, place: Place) {
-        if let Some(value) = bound.remove(place) {
-            self.release(value);
-        }
+    /// Removes an entry; whether it counted.
+    fn remove(&self, bound: &Bound<'_>, place: Place) -> bool {
+        bound.remove(place).is_some_and(|value| self.release(value))
     }
 
-    /// Stops counting an entry that was removed. What a port had learned before it went down
-    /// stopped counting then.
-    fn release(&self, value: Value) {
+    /// Stops counting an entry that was removed; whether it did count. What a port had learned before it went
+    /// down stopped counting then.
+    fn release(&self, value: Value) -> bool {
         let counted = match value.kind() {
             EntryKind::Learned => self.seats.give_back(value.slot(), value.generation()),
             EntryKind::Static => {
@@ -403,6 +406,7 @@ impl Fdb {
         if counted {
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
+        counted
     }
 
     /// Removes the entries of some buckets that `pick` picks; how many.

@@ -123,6 +123,10 @@ fn static_entries_stay() {
     // Moving a static entry needs no room.
     assert!(fdb.add_static(1, mac(1), slot(4)));
     assert_eq!(at(&fdb, 1, 0), Some(4));
+    // Nor does it where the relay may hold fewer than it does, after a reload.
+    fdb.configure(300, 1);
+    assert!(fdb.add_static(1, mac(1), slot(3)));
+    assert_eq!((fdb.len(), at(&fdb, 1, 0)), (2, Some(3)));
     assert!(fdb.remove_static(1, mac(1)));
     assert!(!fdb.remove_static(1, mac(1)));
     assert!(!fdb.remove_static(1, mac(2)), "learned");

@@ -2,13 +2,20 @@
 //! bytes, and every receiver asked one by one whether it gets a copy. Random histories must come
 //! out of both alike.
 
+mod address;
 mod vlan;
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::{MacPolicy, Mode, Multicast, PortConfig, RelayConfig, Role, VlanConfig};
+use super::port::Report;
 use crate::frame::mac::Mac;
+use crate::stats::DropReason;
 use vlan::{Classified, type_at};
+
+/// What leaves by each port, and why other copies do not.
+pub(super) type Sent = (BTreeMap<usize, Vec<u8>>, BTreeMap<usize, DropReason>);
 
 /// A learned address.
 #[derive(Debug)]
@@ -36,6 +43,16 @@ pub(super) struct Model {
     pub pins: HashMap<usize, Mac>,
     learned: HashMap<(u16, Mac), Learned>,
     statics: HashMap<(u16, Mac), usize>,
+    /// In which VLANs a port has used its registered addresses.
+    pub used: HashSet<(usize, u16)>,
+    /// What each port has to report.
+    pub reports: Vec<Report>,
+    /// Frames of each port whose source was not learned.
+    pub unlearned: Vec<u64>,
+    /// How often learning came out as each [`Learning`](super::fdb::Learning).
+    pub learnings: [u64; 8],
+    /// How often something worth meeting was met.
+    pub notes: RefCell<HashMap<&'static str, u64>>,
 }
 
 fn mac_at(bytes: &[u8], offset: usize) -> Mac {
@@ -53,7 +70,20 @@ impl Model {
             pins: HashMap::new(),
             learned: HashMap::new(),
             statics: HashMap::new(),
+            used: HashSet::new(),
+            reports: vec![Report::default(); count],
+            unlearned: vec![0; count],
+            learnings: [0; 8],
+            notes: RefCell::default(),
         }
+    }
+
+    pub fn note(&self, what: &'static str) {
+        *self.notes.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    fn report(&mut self, port: usize) -> &mut Report {
+        &mut self.reports[port]
     }
 
     fn uplink(&self) -> Option<usize> {
@@ -111,161 +141,6 @@ impl Model {
                 vids.iter().chain(*native).any(|member| member.get() == vid)
             }
             VlanConfig::Translate(pairs) => pairs.values().any(|member| member.get() == vid),
-        }
-    }
-
-    /// Whether a port is the one that a registered address belongs to.
-    fn registers(&self, port: usize, mac: Mac) -> bool {
-        let config = &self.ports[port];
-        let pinned = config.mac_policy == MacPolicy::Pinned
-            && config.macs.is_empty()
-            && self.pins.get(&port) == Some(&mac);
-        self.is_local(port) && (config.macs.contains(&mac) || pinned)
-    }
-
-    fn registered_in(&self, vid: u16, mac: Mac, except: Option<usize>) -> Option<usize> {
-        (0..self.ports.len()).find(|port| {
-            Some(*port) != except
-                && self.active[*port]
-                && self.is_member(*port, vid)
-                && self.registers(*port, mac)
-                && (!self.ports[*port].standby || self.carrying[*port])
-        })
-    }
-
-    fn place(&self, vid: u16, mac: Mac, now: u32) -> Place {
-        if let Some(port) = self.registered_in(vid, mac, None) {
-            return Place::At {
-                port,
-                learned: false,
-            };
-        }
-        let key = (self.fid(vid), mac);
-        let (port, learned) = match (self.statics.get(&key), self.learned.get(&key)) {
-            (Some(port), _) => (*port, false),
-            (None, Some(entry)) if self.is_alive(entry, now) => (entry.port, true),
-            _ => return Place::Nowhere,
-        };
-        if !self.active[port] {
-            Place::Nowhere
-        } else if self.is_member(port, vid) {
-            Place::At { port, learned }
-        } else if self.shares_fid(vid) {
-            Place::OutsideVlan
-        } else {
-            Place::Nowhere
-        }
-    }
-
-    fn is_alive(&self, entry: &Learned, now: u32) -> bool {
-        self.config.ageing != 0 && now - entry.seen <= self.config.ageing
-    }
-
-    /// Forgets what has aged out.
-    pub fn sweep(&mut self, now: u32) {
-        let ageing = self.config.ageing;
-        self.learned
-            .retain(|_, entry| ageing != 0 && now - entry.seen <= ageing);
-    }
-
-    pub fn len(&self) -> usize {
-        self.learned.len() + self.statics.len()
-    }
-
-    pub fn port_down(&mut self, port: usize) {
-        self.learned.retain(|_, entry| entry.port != port);
-        self.pins.remove(&port);
-        self.carrying[port] = false;
-    }
-
-    pub fn add_static(&mut self, vid: u16, mac: Mac, port: usize) -> bool {
-        if !self.is_member(port, vid) || self.has_mode(Mode::Passthrough) {
-            return false;
-        }
-        let key = (self.fid(vid), mac);
-        let known = self.learned.remove(&key).is_some() || self.statics.contains_key(&key);
-        if !known && self.len() >= self.config.max_entries as usize {
-            return false;
-        }
-        self.statics.insert(key, port);
-        true
-    }
-
-    pub fn remove_static(&mut self, vid: u16, mac: Mac) -> bool {
-        self.statics.remove(&(self.fid(vid), mac)).is_some()
-    }
-
-    /// Learns; `Err(true)` where the address is another port's, `Err(false)` where it could not.
-    fn learn(&mut self, vid: u16, mac: Mac, port: usize, now: u32) -> Result<(), bool> {
-        let key = (self.fid(vid), mac);
-        if let Some(owner) = self.statics.get(&key) {
-            return if *owner == port { Ok(()) } else { Err(true) };
-        }
-        if self.config.ageing == 0 {
-            return Err(false);
-        }
-        let limit = match self.ports[port].mac_policy {
-            MacPolicy::Pinned => 0,
-            MacPolicy::Learn(limit) | MacPolicy::Trusted { limit } => limit as usize,
-        };
-        let of_port = self.learned.values().filter(|entry| entry.port == port);
-        let full = of_port.count() >= limit;
-        let relay_full = self.len() >= self.config.max_entries as usize;
-        match self.learned.get_mut(&key) {
-            Some(entry) if entry.port == port => {
-                entry.seen = now;
-                Ok(())
-            }
-            Some(entry) => {
-                if entry.moves.first().is_some_and(|last| now - last >= 10) {
-                    entry.moves.clear();
-                }
-                if entry.moves.len() == 5 || full {
-                    return Err(false);
-                }
-                entry.moves.insert(0, now);
-                entry.port = port;
-                entry.seen = now;
-                Ok(())
-            }
-            None if full || relay_full => Err(false),
-            None => {
-                let moves = Vec::new();
-                let seen = now;
-                self.learned.insert(key, Learned { port, seen, moves });
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a local port may send with this source.
-    fn admits(&mut self, port: usize, vid: u16, src: Mac, now: u32, learn: bool) -> bool {
-        if self.registers(port, src) {
-            self.carrying[port] |= self.ports[port].standby;
-            return true;
-        }
-        let taken = self.registered_in(vid, src, Some(port)).is_some();
-        match self.ports[port].mac_policy {
-            MacPolicy::Pinned => {
-                let key = (self.fid(vid), src);
-                let taken = taken || self.statics.get(&key).is_some_and(|owner| *owner != port);
-                let first = self.ports[port].macs.is_empty() && !self.pins.contains_key(&port);
-                if !first || taken || src.is_zero() || src.is_group() {
-                    return false;
-                }
-                self.pins.insert(port, src);
-                self.carrying[port] |= self.ports[port].standby;
-                true
-            }
-            MacPolicy::Learn(_) | MacPolicy::Trusted { .. } => {
-                if taken {
-                    return false;
-                }
-                match learn.then(|| self.learn(vid, src, port, now)) {
-                    None | Some(Ok(())) => true,
-                    Some(Err(owned)) => !owned && !self.uplink_reflects(),
-                }
-            }
         }
     }
 
@@ -358,51 +233,55 @@ impl Model {
         }
     }
 
-    /// What leaves by which port when a frame comes in by port `from`.
-    pub fn send(&mut self, from: usize, bytes: &[u8], now: u32) -> HashMap<usize, Vec<u8>> {
-        let nobody = HashMap::new();
-        if !self.active[from] || bytes.len() < 14 {
-            return nobody;
+    /// What leaves by which port when a frame comes in by port `from`. `segment`: length of the longest
+    /// frame that its segmentation makes.
+    pub fn send(
+        &mut self,
+        from: usize,
+        bytes: &[u8],
+        segment: Option<u32>,
+        now: u32,
+    ) -> Result<Sent, DropReason> {
+        if bytes.len() < 14 {
+            return Err(DropReason::Runt);
+        }
+        if !self.active[from] {
+            return Err(DropReason::PortDown);
         }
         let (dst, src) = (mac_at(bytes, 0), mac_at(bytes, 6));
-        let octets = dst.octets();
-        let reserved = octets[..5] == [1, 0x80, 0xc2, 0, 0] && octets[5] < 16;
-        if reserved && octets[5] == 1 || type_at(bytes, 12) == 0x8808 {
-            return nobody;
-        }
         if self.has_mode(Mode::Passthrough) {
-            return self.pass_through(from, bytes, dst, src, now);
+            return self.pass_through(from, bytes, segment, now);
         }
-        let opened = reserved && self.config.group_fwd_mask >> octets[5] & 1 == 1;
-        if src.is_zero() || src.is_group() || reserved && !opened {
-            return nobody;
+        if src.is_zero() {
+            return Err(DropReason::ZeroSource);
         }
-        let Some(frame) = self.classify(from, bytes) else {
-            return nobody;
-        };
+        if src.is_group() {
+            return Err(DropReason::GroupSource);
+        }
+        let opened = self.reserved(bytes)?;
+        let frame = self.classify(from, bytes)?;
         let vid = frame.vid;
-        let sender = if self.is_local(from) {
-            if !self.admits(from, vid, src, now, !opened) {
-                return nobody;
-            }
+        let local = self.is_local(from);
+        let sender = if local {
+            self.admits(from, vid, src, now, !opened)?;
             Some(from)
         } else {
             self.reflection_of(from, vid, src, now, !opened)
         };
-        if !self.is_local(from) && sender.is_some() && self.config.reflect_local {
-            return nobody;
+        if !local && sender.is_some() && self.config.reflect_local {
+            return Err(DropReason::Reflected);
         }
         let place = if dst.is_group() {
             Place::Nowhere
         } else {
             self.place(vid, dst, now)
         };
-        let mut copies = HashMap::new();
+        let mut receivers = Vec::new();
         for to in 0..self.ports.len() {
             if !self.active[to] || !self.is_member(to, vid) {
                 continue;
             }
-            let delivered = match (sender, self.is_local(from), self.is_local(to)) {
+            let delivered = match (sender, local, self.is_local(to)) {
                 (Some(sender), true, false) => self.goes_up(sender, place),
                 (Some(sender), true, true) => {
                     let own = sender == to && !dst.is_group();
@@ -416,43 +295,101 @@ impl Model {
                 (None, _, true) => self.comes_in(to, vid, dst, place),
                 (_, _, false) => false,
             };
-            if delivered && let Some(copy) = self.egress(to, &frame) {
-                copies.insert(to, copy);
+            if delivered {
+                receivers.push(to);
             }
         }
-        copies
+        if receivers.is_empty() {
+            return Err(self.nobody(from, sender, dst, place));
+        }
+        if opened {
+            self.note("let through by the group mask");
+        }
+        if !local && sender.is_some() {
+            self.note("reflected and delivered");
+        }
+        if receivers.contains(&from) {
+            self.note("back on the port of reception");
+        }
+        if sender.is_some_and(|sender| sender != from && receivers.contains(&sender)) {
+            self.note("its own source accepted");
+        }
+        Ok(self.leave(&receivers, &frame, bytes.len(), segment))
     }
 
-    /// The local port whose reflection a frame from the uplink is.
-    fn reflection_of(
+    /// The copies for `receivers`, who may refuse them.
+    fn leave(
         &mut self,
-        uplink: usize,
-        vid: u16,
-        src: Mac,
-        now: u32,
-        learn: bool,
-    ) -> Option<usize> {
-        let reflects = self.uplink_reflects();
-        for port in 0..self.ports.len() {
-            if !reflects && self.ports[port].standby && self.registers(port, src) {
-                self.carrying[port] = false;
-            }
-        }
-        let learn = learn && self.has_mode(Mode::Bridge);
-        match self.place(vid, src, now) {
-            Place::At { port, learned } if self.is_local(port) => {
-                let may_move = !reflects && !self.has_mode(Mode::Vepa);
-                if !learned || !may_move || self.config.reflect_local {
-                    return Some(port);
+        receivers: &[usize],
+        frame: &Classified,
+        arrived: usize,
+        segment: Option<u32>,
+    ) -> Sent {
+        let mut sent = Sent::default();
+        for to in receivers {
+            match self.egress(*to, frame, arrived, segment) {
+                Ok(copy) => {
+                    sent.0.insert(*to, copy);
+                }
+                Err((reason, length)) => {
+                    if reason == DropReason::Oversize {
+                        self.report(*to).oversize = Some(length as u32);
+                    }
+                    sent.1.insert(*to, reason);
                 }
             }
-            Place::OutsideVlan => return None,
-            Place::At { .. } | Place::Nowhere => {}
         }
-        if learn {
-            let _ = self.learn(vid, src, uplink, now);
+        sent
+    }
+
+    /// §1, reserved addresses: whether the mask opens one, or why the frame ends here.
+    fn reserved(&self, bytes: &[u8]) -> Result<bool, DropReason> {
+        let octets = &bytes[..6];
+        let reserved = octets[..5] == [1, 0x80, 0xc2, 0, 0] && octets[5] < 16;
+        let ethertype = type_at(bytes, 12);
+        if reserved && octets[5] == 1 || ethertype == 0x8808 {
+            return Err(DropReason::Pause);
         }
-        None
+        if !reserved {
+            return Ok(false);
+        }
+        if self.config.group_fwd_mask >> octets[5] & 1 == 1 {
+            return Ok(true);
+        }
+        Err(match (octets[5], ethertype) {
+            (0 | 0xe, 0x88cc) => DropReason::Lldp,
+            (0, 0x8940) => DropReason::Ecp,
+            (3, 0x88cc) => DropReason::Cdcp,
+            (2, 0x8809) => DropReason::Lacp,
+            _ => DropReason::Reserved,
+        })
+    }
+
+    /// Why nobody receives a frame: the first rule that is in the way.
+    fn nobody(&self, from: usize, sender: Option<usize>, dst: Mac, place: Place) -> DropReason {
+        let bridge = self.ports[from].mode == Mode::Bridge;
+        let local = self.is_local(from);
+        let Place::At { port: to, .. } = place else {
+            return match (place, local, sender) {
+                (Place::OutsideVlan, ..) => DropReason::NotMember,
+                (_, true, _) if !bridge && !self.config.reflect_local => DropReason::NoUplink,
+                (_, true, _) => DropReason::NoReceiver,
+                (_, false, Some(_)) => DropReason::Reflected,
+                (_, false, None) if dst.is_group() => DropReason::NoReceiver,
+                (_, false, None) => DropReason::Unknown,
+            };
+        };
+        if !self.is_local(to) {
+            DropReason::UplinkTurn
+        } else if local && bridge && to == from {
+            DropReason::OwnAddress
+        } else if local && !self.config.reflect_local {
+            DropReason::NoUplink
+        } else if sender == Some(to) {
+            DropReason::OwnSource
+        } else {
+            DropReason::PairRule
+        }
     }
 
     /// §3, a passthrough relay.
@@ -460,31 +397,40 @@ impl Model {
         &mut self,
         from: usize,
         bytes: &[u8],
-        dst: Mac,
-        src: Mac,
+        segment: Option<u32>,
         now: u32,
-    ) -> HashMap<usize, Vec<u8>> {
+    ) -> Result<Sent, DropReason> {
+        let (dst, src) = (mac_at(bytes, 0), mac_at(bytes, 6));
+        if self.reserved(bytes) == Err(DropReason::Pause) {
+            return Err(DropReason::Pause);
+        }
         let to = 1 - from;
         let local = if self.is_local(from) { from } else { to };
-        let mut passes = self.active[to];
         if from == local {
             if self.ports[local].mac_policy == MacPolicy::Pinned {
-                passes &= self.admits(local, 0, src, now, false);
+                self.admits(local, 0, src, now, false)?;
             } else if !src.is_zero() && !src.is_group() {
-                let _ = self.learn(0, src, local, now);
+                self.learn(0, src, local, now);
             }
-        } else if dst.is_group() && !self.ports[local].accept_own_src {
+            if !self.active[to] {
+                return Err(DropReason::NoUplink);
+            }
+        } else {
+            if !self.active[to] {
+                return Err(DropReason::PortDown);
+            }
             let seen = self.learned.get(&(0, src));
             let own =
                 self.registers(local, src) || seen.is_some_and(|entry| self.is_alive(entry, now));
-            passes &= !own;
+            if dst.is_group() && own && !self.ports[local].accept_own_src {
+                return Err(DropReason::OwnSource);
+            }
         }
         let frame = Classified {
             vid: 0,
             priority: 0,
             bytes: bytes.to_vec(),
         };
-        let copy = passes.then(|| self.egress(to, &frame)).flatten();
-        copy.into_iter().map(|copy| (to, copy)).collect()
+        Ok(self.leave(&[to], &frame, bytes.len(), segment))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Model;
 use crate::relay::VlanConfig;
+use crate::stats::DropReason;
 
 const TAG_TYPES: [u16; 5] = [0x8100, 0x88a8, 0x9100, 0x9200, 0x9300];
 
@@ -27,30 +28,34 @@ fn with_tag(bytes: &[u8], tpid: u16, tci: u16) -> Vec<u8> {
 
 impl Model {
     /// §3, the column "ingress".
-    pub(super) fn classify(&self, port: usize, bytes: &[u8]) -> Option<Classified> {
+    pub(super) fn classify(&self, port: usize, bytes: &[u8]) -> Result<Classified, DropReason> {
         let config = &self.ports[port];
-        let payload_of = |vid: u16| {
-            Some(Classified {
-                vid,
-                priority: u16::from(config.default_pcp) << 13,
-                bytes: bytes.to_vec(),
-            })
+        let payload_of = |vid: u16| Classified {
+            vid,
+            priority: u16::from(config.default_pcp) << 13,
+            bytes: bytes.to_vec(),
         };
         if self.is_flat() {
-            return payload_of(0);
+            return Ok(payload_of(0));
         }
         let untagged_vid = match &config.vlan {
-            VlanConfig::Qinq(s) => return payload_of(s.get()),
+            VlanConfig::Qinq(s) => {
+                self.note("into an S-tag");
+                return Ok(payload_of(s.get()));
+            }
             VlanConfig::Access(vid) => Some(vid.get()),
             VlanConfig::Trunk { native, .. } => native.map(crate::frame::ethernet::Vid::get),
             VlanConfig::Flat | VlanConfig::Translate(_) => None,
         };
         let tpid = type_at(bytes, 12);
-        if tpid == 0x893f || TAG_TYPES.contains(&tpid) && bytes.len() < 18 {
-            return None;
+        if tpid == 0x893f {
+            return Err(DropReason::Etag);
         }
         if !TAG_TYPES.contains(&tpid) {
-            return payload_of(untagged_vid?);
+            return untagged_vid.map(payload_of).ok_or(DropReason::NoNative);
+        }
+        if bytes.len() < 18 {
+            return Err(DropReason::Runt);
         }
         let tci = type_at(bytes, 14);
         let outside = tci & 0xfff;
@@ -63,31 +68,37 @@ impl Model {
         };
         let ours = tpid == 0x8100 || tpid == 0x88a8 && self.is_service(inside);
         if !ours {
-            return match config.vlan {
-                VlanConfig::Trunk { .. } => payload_of(untagged_vid?),
-                _ => None,
-            };
+            let payload = untagged_vid.filter(|_| matches!(config.vlan, VlanConfig::Trunk { .. }));
+            return payload.map(payload_of).ok_or(DropReason::ForeignTpid);
         }
-        let vid = if outside == 4095 {
-            return None;
-        } else if outside == 0 {
-            untagged_vid?
-        } else if matches!(config.vlan, VlanConfig::Access(_)) {
-            return None;
-        } else if self.is_member(port, inside) && self.is_service(inside) == (tpid == 0x88a8) {
-            inside
-        } else {
-            return None;
+        let vid = match (outside, &config.vlan) {
+            (4095, _) => return Err(DropReason::ReservedVid),
+            (0, _) => untagged_vid.ok_or(DropReason::NoNative)?,
+            (_, VlanConfig::Access(_)) => return Err(DropReason::TagOnAccess),
+            (_, VlanConfig::Translate(_)) if inside == 0 => return Err(DropReason::Untranslated),
+            _ if !self.is_member(port, inside) => return Err(DropReason::NotMember),
+            _ if self.is_service(inside) != (tpid == 0x88a8) => return Err(DropReason::NotMember),
+            _ => inside,
         };
-        Some(Classified {
+        if inside != outside {
+            self.note("translated at ingress");
+        }
+        Ok(Classified {
             vid,
             priority: tci & 0xf000,
             bytes: [&bytes[..12], &bytes[16..]].concat(),
         })
     }
 
-    /// §3, the column "egress", with the hopping guard and the MTU.
-    pub(super) fn egress(&self, port: usize, frame: &Classified) -> Option<Vec<u8>> {
+    /// §3, the column "egress", with the hopping guard and the MTU. `arrived` is the length of the
+    /// frame as it arrived, tags and all. With a refusal comes the length that was refused.
+    pub(super) fn egress(
+        &self,
+        port: usize,
+        frame: &Classified,
+        arrived: usize,
+        segment: Option<u32>,
+    ) -> Result<Vec<u8>, (DropReason, usize)> {
         let config = &self.ports[port];
         let bytes = if self.is_flat() {
             frame.bytes.clone()
@@ -105,12 +116,18 @@ impl Model {
             };
             if let Some(vid) = tag {
                 let service = self.is_service(frame.vid);
+                if service {
+                    self.note("out with an S-tag");
+                }
+                if vid != frame.vid {
+                    self.note("translated at egress");
+                }
                 let tpid = if service { 0x88a8 } else { 0x8100 };
                 with_tag(&frame.bytes, tpid, frame.priority | vid)
             } else {
                 let shows_tag = [0x8100, 0x88a8].contains(&type_at(&frame.bytes, 12));
                 if shows_tag && !matches!(config.vlan, VlanConfig::Qinq(_)) {
-                    return None;
+                    return Err((DropReason::HoppingGuard, frame.bytes.len()));
                 }
                 frame.bytes.clone()
             }
@@ -122,9 +139,21 @@ impl Model {
         {
             tags += 1;
         }
-        let most = config
-            .mtu
-            .map_or(usize::MAX, |mtu| usize::from(mtu) + 14 + 4 * tags);
-        (bytes.len() <= most).then_some(bytes)
+        let Some(mtu) = config.mtu else {
+            return Ok(bytes);
+        };
+        let most = usize::from(mtu) + 14 + 4 * tags;
+        // Each segment gets the tags that the frame gets.
+        let longest = match segment {
+            Some(segment) => segment as usize + bytes.len() - arrived,
+            None => bytes.len(),
+        };
+        if longest > most {
+            return Err((DropReason::Oversize, longest));
+        }
+        if bytes.len() > most {
+            self.note("too long, but not its segments");
+        }
+        Ok(bytes)
     }
 }

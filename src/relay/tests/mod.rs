@@ -2,6 +2,7 @@
 //! bytes, and whose copies come back as bytes.
 
 mod addresses;
+mod dice;
 mod lifecycle;
 mod matrix;
 mod passthrough;
@@ -22,6 +23,9 @@ use crate::stats::DropReason;
 
 /// Copies by port, as they leave.
 type Copies = BTreeMap<usize, Vec<u8>>;
+
+/// Copies by port, and why egress refuses others.
+type Sent = (Copies, BTreeMap<usize, DropReason>);
 
 fn slot(index: usize) -> Slot {
     Slot::new(index).unwrap()
@@ -125,49 +129,58 @@ impl Net {
     }
 
     /// The same with what egress refused.
-    fn send_fully(
+    fn send_fully(&self, from: usize, bytes: &[u8]) -> Result<Sent, DropReason> {
+        let mut outcomes = self.burst(from, &[(bytes.to_vec(), None)]);
+        outcomes.pop().expect("one frame, one outcome")
+    }
+
+    /// Sends frames in by a port, one after the other within a second. With each stands the length of its
+    /// longest segment, if it is to be segmented.
+    fn burst(
         &self,
         from: usize,
-        bytes: &[u8],
-    ) -> Result<(Copies, BTreeMap<usize, DropReason>), DropReason> {
-        let header = parse(bytes)?;
-        let frame = Frame {
-            header: &header,
-            len: bytes.len() as u32,
-            segment_len: None,
-        };
+        frames: &[(Vec<u8>, Option<u32>)],
+    ) -> Vec<Result<Sent, DropReason>> {
+        let view = self.view();
+        let sender = view.sender(slot(from), self.now);
         // Scratch space is dirty in general.
         let mut targets: PortSet = (0..7).map(|bit| slot(bit * 300)).collect();
-        let (verdict, class) = self
-            .view()
-            .forward(slot(from), &frame, self.now, &mut targets);
-        let receivers: Vec<Slot> = match verdict {
-            Verdict::Drop(reason) => return Err(reason),
-            Verdict::One(to) => vec![to],
-            Verdict::Many => targets.iter().collect(),
-        };
-        assert!(!receivers.is_empty());
-        let mut copies = Copies::new();
-        let mut refused = BTreeMap::new();
-        for to in receivers {
-            assert!(self.active.contains(to), "to an inactive port");
-            match self.view().egress(to, &class, &frame) {
-                Ok(action) => {
-                    let mut copy = bytes.to_vec();
-                    if action.pop {
-                        copy.drain(12..16);
+        let one = |(bytes, segment_len): &(Vec<u8>, Option<u32>)| {
+            let header = parse(bytes)?;
+            let frame = Frame {
+                header: &header,
+                len: bytes.len() as u32,
+                segment_len: *segment_len,
+            };
+            let (verdict, class) = sender.forward(&frame, &mut targets);
+            let receivers: Vec<Slot> = match verdict {
+                Verdict::Drop(reason) => return Err(reason),
+                Verdict::One(to) => vec![to],
+                Verdict::Many => targets.iter().collect(),
+            };
+            assert!(!receivers.is_empty());
+            let mut sent = Sent::default();
+            for to in receivers {
+                assert!(self.active.contains(to), "to an inactive port");
+                match view.egress(to, &class, &frame) {
+                    Ok(action) => {
+                        let mut copy = bytes.clone();
+                        if action.pop {
+                            copy.drain(12..16);
+                        }
+                        if let Some(tag) = action.push {
+                            copy.splice(12..12, tag.to_bytes());
+                        }
+                        sent.0.insert(to.index(), copy);
                     }
-                    if let Some(tag) = action.push {
-                        copy.splice(12..12, tag.to_bytes());
+                    Err(reason) => {
+                        sent.1.insert(to.index(), reason);
                     }
-                    copies.insert(to.index(), copy);
-                }
-                Err(reason) => {
-                    refused.insert(to.index(), reason);
                 }
             }
-        }
-        Ok((copies, refused))
+            Ok(sent)
+        };
+        frames.iter().map(one).collect()
     }
 
     /// Who receives what is sent in by a port.
