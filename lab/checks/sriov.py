@@ -158,7 +158,7 @@ def sriov_trust(lab):
 @check()
 def sriov_network(lab):
     """B_M3 on functions of a real NIC, as far as QEMU's is one: frames, tags on the wire, NAT, a second VM."""
-    host = lab.host()
     with cell('B_M3', 'functions'):
+        host = lab.host()
         host.check(f'ip -n wire link set {host.wire} netns 1')
         return host.lab('functions', host.pf, host.wire).splitlines()[-1]
