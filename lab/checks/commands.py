@@ -57,6 +57,11 @@ class _Place:
                                  stdout=subprocess.PIPE).stdout.splitlines()
         return sorted(files + devices + list(self._processes()))
 
+    def nothing_but(self, before, when):
+        """Nothing is there that was not there before, and nothing of that is missing."""
+        found = self.found()
+        assert found == before, f'{when}: ' + ', '.join(sorted({*found} ^ {*before}) or found)
+
     def _processes(self):
         ours = os.readlink(f'/proc/{self.first}/ns/pid')
         for path in pathlib.Path('/proc').glob('[0-9]*'):
@@ -82,7 +87,7 @@ def network_command(lab):
     name, station = network.name, network.stations[0]
     place = _Place(lab)
     with cell(name, 'commands'):
-        nothing = place.found()
+        before = place.found()
         for words in (('status', name), ('shell', name, station.name)):
             assert f'{name} is not up' in place.says(*words, status=1)
 
@@ -104,7 +109,7 @@ def network_command(lab):
         # A second `up` begins anew, over whatever is there.
         place.says('up', name)
         place.says('down', name)
-        assert place.found() == nothing
+        place.nothing_but(before, 'after `down`')
 
         for number in (signal.SIGTERM, signal.SIGKILL):
             with place.start('up', name) as process:
@@ -114,9 +119,9 @@ def network_command(lab):
             if number == signal.SIGTERM:
                 assert process.returncode == 130 and 'nothing is left running' in said, said
             else:
-                assert place.found() != nothing, 'a kill that leaves nothing says nothing of `down`'
+                assert place.found() != before, 'a kill that leaves nothing says nothing of `down`'
                 place.says('down', name)
-            assert place.found() == nothing, f'after signal {number}'
+            place.nothing_but(before, f'after signal {number}')
 
 
 @check()
@@ -126,7 +131,7 @@ def network_command_guests(lab):
     name, station = network.name, network.stations[0]
     place = _Place(lab)
     with cell(name, 'commands'):
-        nothing = place.found()
+        before = place.found()
         place.says('up', '--guests', name, timeout=300)
         said = lab.directory / 'shell'
         with open(said, 'wb') as out, place.start('shell', name, station.name, stdout=out) as shell:
@@ -136,4 +141,4 @@ def network_command_guests(lab):
             shell.stdin.close()
         assert shell.returncode == 0
         place.says('down', name)
-        assert place.found() == nothing
+        place.nothing_but(before, 'after `down`')
