@@ -153,7 +153,7 @@ def refusal(built):
 
 
 def crosses_once(built):
-    """What one relay says to all is on the cable `cable` once, and what stays on one side never: by the counters of its end."""
+    """What one relay says to all is on its patch `cable` once, and what stays on one side never, by the counters there."""
     network, daemon = built.network, built.daemons['host']
     near = network.stations[0].device
 

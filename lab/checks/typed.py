@@ -22,9 +22,15 @@ class _Place:
             raise RuntimeError(f'{why}; `make networks` skips these checks')
         log = lab.directory / 'place.log'
         outer = spawn(['unshare', '--net', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc', 'sh', '-ec',
-                       f'mount -t tmpfs none /run; mkdir /run/tmp /run/netns /run/evb-lab; cd {ROOT}; echo ready; exec sleep infinity'], log)
+                       'mount -t tmpfs none /run; mkdir /run/tmp /run/netns /run/evb-lab; cd "$0"; echo ready; '
+                       'exec sleep infinity', ROOT], log)
         lab.callback(kill, outer)
-        wait_for(lambda: 'ready' in tail(log), 10, f'a place with a /run of its own: {tail(log)}')
+
+        def ready():
+            if outer.poll() is not None:
+                raise RuntimeError(f'no namespace of processes can be made here: {tail(log)}')
+            return 'ready' in tail(log)
+        wait_for(ready, 10, 'a place with a /run of its own')
         self.first = _child(outer.pid)
         self.run = pathlib.Path(f'/proc/{self.first}/root/run')
 
@@ -53,8 +59,8 @@ class _Place:
     def found(self):
         """All that is there, each in a line of its own: files, namespaces among them, devices and processes."""
         files = [str(path.relative_to(self.run)) for path in self.run.rglob('*')]
-        devices = subprocess.run(['nsenter', '--target', str(self.first), '--net', 'ip', '-br', 'link'], check=True, text=True,
-                                 stdout=subprocess.PIPE).stdout.splitlines()
+        devices = subprocess.run(['nsenter', '--target', str(self.first), '--net', 'ip', '-br', 'link'], check=True,
+                                 text=True, stdout=subprocess.PIPE).stdout.splitlines()
         return sorted(files + devices + list(self._processes()))
 
     def nothing_but(self, before, when):
@@ -85,8 +91,8 @@ def network_command(lab):
     """`network up`, `status`, `shell` and `down` as typed; nothing is left, nor after an `up` that was killed half way."""
     network = NETWORKS['B_V1']
     name, station = network.name, network.stations[0]
-    place = _Place(lab)
     with cell(name, 'commands'):
+        place = _Place(lab)
         before = place.found()
         for words in (('status', name), ('shell', name, station.name)):
             assert f'{name} is not up' in place.says(*words, status=1)
@@ -129,8 +135,8 @@ def network_command_guests(lab):
     """`network up --guests`, the console of a guest by `shell`, and `down`: nothing is left."""
     network = ELEMENTS['host-port']
     name, station = network.name, network.stations[0]
-    place = _Place(lab)
     with cell(name, 'commands'):
+        place = _Place(lab)
         before = place.found()
         place.says('up', '--guests', name, timeout=300)
         said = lab.directory / 'shell'
