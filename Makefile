@@ -63,7 +63,7 @@ licenses: rust ## licences and sources of the dependencies
 smoke: images build ## the quicker half of the checks with guests
 	@python3 -m lab smoke
 
-networks: build ## the reference networks without guests, less than a minute; needs root
+networks: build ## the reference networks without guests, about a minute; needs root
 	@((EUID)) || lab/deps.sh networks
 	@python3 -m lab networks
 

@@ -1,5 +1,7 @@
 """python3 -m lab smoke|networks|e2e [-k WORD]... | list | demo | network up|status|shell|down NETWORK"""
 import argparse
+import os
+import select
 import signal
 import sys
 
@@ -49,8 +51,30 @@ def main():
     return runner.run(options.k, options.what)
 
 
+def whole():
+    """main(), and what it has printed is out; the exit status."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print('\ninterrupted; nothing is left running')
+        return 130
+    finally:
+        sys.stdout.flush()
+
+
+def unread():
+    """Whether standard output is a pipe that nobody reads any more, as behind `| head`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))
+
+
 try:
-    sys.exit(main())
-except KeyboardInterrupt:
-    print('\ninterrupted; nothing is left running')
-    sys.exit(130)
+    status = whole()
+except BrokenPipeError:
+    if not unread():
+        raise
+    # As a shell would say of SIGPIPE. What is still to be written when Python ends goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    status = 141
+sys.exit(status)

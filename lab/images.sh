@@ -59,11 +59,22 @@ if [[ ! -f kernel/version ]]; then
   unpack kexec-tools kexec
   echo "$v" > kernel/version
 fi
+# kexec is linked with libraries of Xen, which nothing else here needs.
+if [[ ! -d kexec/libraries ]]; then
+  mkdir -p libraries
+  for package in $(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
+    --no-enhances kexec-tools | grep '^libxen'); do
+    unpack "$package" library
+    cp -a library/usr/lib/*/*.so* libraries
+    rm -rf library
+  done
+  mv libraries kexec
+fi
 cp kernel/boot/vmlinuz-* vmlinuz
 python3 "$here/extract_vmlinux.py" vmlinuz vmlinux
 modules=(virtio_pci virtio_net af_packet 8021q vmxnet3)
 "$here/mkinitrd.sh" kernel guest.cpio "${modules[@]}" -- iperf3 ethtool
-"$here/mkinitrd.sh" kernel boot.cpio "${modules[@]}" -- "$PWD/kexec/sbin/kexec"
+LD_LIBRARY_PATH=$PWD/kexec/libraries "$here/mkinitrd.sh" kernel boot.cpio "${modules[@]}" -- "$PWD/kexec/sbin/kexec"
 "$here/bare/build.sh" "$PWD/bare.elf"
 echo "$stamp" > stamp
 [[ ${2:-} != host ]] || host

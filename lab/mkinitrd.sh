@@ -52,8 +52,13 @@ for p in "$@"; do
   # busybox's shell runs its own applets before anything in PATH; only a function comes first.
   n=$(basename "$dst")
   if grep -qx -- "$n" <<< "$applets"; then echo "$n() { $dst \"\$@\"; }" >> "$root/etc/functions"; fi
-  { ldd "$src" 2>/dev/null || true; } | sed -nE 's|^[^/]*(/[^ ]+) \(.*|\1|p' | sort -u | while read -r l; do
-    [[ -e $root$l ]] || install -D -m 755 "$(readlink -f "$l")" "$root$l"
+  libraries=$(ldd "$src" 2>/dev/null || true)
+  if grep 'not found' <<< "$libraries" >&2; then echo "lab: $src lacks these libraries" >&2; exit 1; fi
+  sed -nE 's|^[^/]*(/[^ ]+) \(.*|\1|p' <<< "$libraries" | sort -u | while read -r l; do
+    # Where LD_LIBRARY_PATH led to is nowhere in the guest.
+    to=$l
+    [[ $l =~ ^(/usr)?/lib ]] || to=/usr/lib/$(basename "$l")
+    [[ -e $root$to ]] || install -D -m 755 "$(readlink -f "$l")" "$root$to"
   done
 done
 

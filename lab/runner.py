@@ -15,6 +15,8 @@ from .process import IMAGES
 
 _found = {}
 _cells = {}
+_rows = set()                                       # of the check that runs
+_WHOLE = 'whole check'
 
 
 def check(smoke=False, cases=None, suite=None):
@@ -31,10 +33,21 @@ def check(smoke=False, cases=None, suite=None):
 
 @contextlib.contextmanager
 def cell(row, column):
-    """A part of a check, which has a cell in the table at the end: ok if the block ends well."""
-    _cells.setdefault(row, {})[column] = 'FAILED'
+    """A part of a check, which has a cell in the table at the end: ok if the block ends well, in whichever check."""
+    cells = _cells.setdefault(row, {})
+    _rows.add(row)
+    before = cells.get(column, 'ok')
+    cells[column] = 'FAILED'
     yield
-    _cells[row][column] = 'ok'
+    cells[column] = before
+
+
+def _mark_rows(passed):
+    """The last cell of a check's rows is its result: it may have failed between two cells, or after the last one."""
+    for row in _rows:
+        before = _cells[row].get(_WHOLE, 'ok')
+        _cells[row][_WHOLE] = before if passed else 'FAILED'
+    _rows.clear()
 
 
 def load():
@@ -76,13 +89,22 @@ def _only_logs(directory, names):
 
 def _show_table():
     """The cells, a line for each row; empty where that part was not run."""
-    columns = list(dict.fromkeys(column for row in _cells.values() for column in row))
+    columns = sorted(dict.fromkeys(column for row in _cells.values() for column in row), key=_WHOLE.__eq__)
     first = max(map(len, _cells))
     print('\n' + '  '.join([' ' * first, *columns]))
     for row, cells in _cells.items():
         words = ((cells.get(column, ''), len(column)) for column in columns)
         print('  '.join([f'{row:{first}}', *(paint(f'{word:{width}}', 31 if word == 'FAILED' else 32)
                                              for word, width in words)]).rstrip())
+    print()
+
+
+def _show_times(times):
+    """How long all of it took, and which checks took longest."""
+    minutes, seconds = divmod(round(sum(times.values())), 60)
+    print(f'{len(times)} checks, {minutes} min {seconds} s; the longest:')
+    for name in sorted(times, key=times.get, reverse=True)[:10]:
+        print(f'{times[name]:6.1f} s  {name}')
     print()
 
 
@@ -93,20 +115,23 @@ def run(words=(), suite='e2e'):
     if not chosen:
         print('no such check')
         return 2
-    failed = 0
+    failed, times = 0, {}
     width = max(len(name) for name, *_ in chosen)
     for name, function, args, _ in chosen:
         print(f'{name:{width}}  ', end='', flush=True)
         begin = time.monotonic()
         passed, note = _run(name, function, args)
+        times[name] = time.monotonic() - begin
         failed += not passed
+        _mark_rows(passed)
         word = paint('ok    ', 32) if passed else paint('FAILED', 31)
         first, *rest = note.split('\n')
-        print(f'{word} {time.monotonic() - begin:6.1f} s  {first}')
+        print(f'{word} {times[name]:6.1f} s  {first}')
         for line in rest:
             print(f'    {line}')
     if _cells:
         _show_table()
+    _show_times(times)
     print(f'{len(chosen) - failed} passed, {failed} failed', flush=True)
     return 1 if failed else 0
 

@@ -141,16 +141,18 @@ def kernel_bridge_address(lab):
 @check(suite='networks')
 def kernel_private_leaks(lab):
     """`private` hands a sibling's unicast over once a switch has reflected it; a private port of evb hears no sibling."""
-    for leaks, (_, field) in ((True, _macvtaps(lab, 'private')), (False, _evb(lab, *['mode = "private"'] * 2))):
+    daemon, evb = _evb(lab, *['mode = "private"'] * 2)
+    for leaks, field in ((True, _macvtaps(lab, 'private')[1]), (False, evb)):
         sent = frame(mac(1), mac(2))
         assert field.hear('s1', sent) == {'wire': 1}
         assert field.hear('wire', sent) == ({'s2': 1} if leaks else {})
         # What a router sends on has its own source, and is for the router to allow.
         assert field.hear('wire', frame(OUTSIDE, mac(2))) == {'s2': 1}
+    assert _drops(daemon, 'up') == {'pair_rule': 1}
 
 
-@check(suite='networks', cases={'private': ('private',), 'passthru': ('passthru',)})
-def kernel_own_frames_return(lab, mode):
+@check(suite='networks', cases={'private': ('private', 'reflected'), 'passthru': ('passthru', 'own_source')})
+def kernel_own_frames_return(lab, mode, reason):
     """A broadcast that a switch reflects comes back to its sender, who takes its own address for a duplicate."""
     stations = 1 if mode == 'passthru' else 2
     _, field = _macvtaps(lab, mode, stations)
@@ -163,13 +165,14 @@ def kernel_own_frames_return(lab, mode):
     own = frame(mac(1), BROADCAST)
     assert field.hear('s1', own) == {'wire': 1}
     assert field.hear('wire', own) == {}
-    return f'dropped as {", ".join(_drops(daemon, "up"))}'
+    assert _drops(daemon, 'up') == {reason: 1}
 
 
 @check(suite='networks', cases={'bridge': ('bridge',), 'vepa': ('vepa',)})
 def kernel_own_address(lab, mode):
     """A frame from a station to itself comes back to it: in bridge mode at once, in VEPA mode from the switch."""
-    for loops, (_, field) in ((True, _macvtaps(lab, mode)), (False, _evb(lab, *[f'mode = "{mode}"'] * 2))):
+    daemon, evb = _evb(lab, *[f'mode = "{mode}"'] * 2)
+    for loops, field in ((True, _macvtaps(lab, mode)[1]), (False, evb)):
         own = frame(mac(1), mac(1))
         back = {'s1': 1} if loops else {}
         if mode == 'vepa':
@@ -177,6 +180,8 @@ def kernel_own_address(lab, mode):
             assert field.hear('wire', own) == back
         else:
             assert field.hear('s1', own) == back
+    port, reason = ('s1', 'own_address') if mode == 'bridge' else ('up', 'own_source')
+    assert _drops(daemon, port) == {reason: 1}
 
 
 @check(suite='networks')

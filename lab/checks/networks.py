@@ -9,7 +9,7 @@ from ..evb import BINARY
 from ..guest import mac, nic, ping_figures
 from ..networks import frames, netns
 from ..networks.build import PAGE, Built
-from ..networks.describe import Variant
+from ..networks.describe import Station, Variant
 from ..networks.reference import NETWORKS
 from ..process import tail, wait_for
 from ..runner import cell, check
@@ -22,9 +22,10 @@ def built(lab, network, guests=()):
     why = netns.missing()
     if why:
         raise RuntimeError(f'{why}; `make networks` skips these checks')
-    it = Built(network, lab.directory, os.getpid(), guests)
-    lab.callback(it.close)
-    return it.up()
+    with cell(network.name, 'up'):
+        it = Built(network, lab.directory, os.getpid(), guests)
+        lab.callback(it.close)
+        return it.up()
 
 
 def compare(built):
@@ -63,8 +64,8 @@ def walk(built, parts):
         built.watch()
         compare(built)
     leaks = network.leaking()
-    assert bool(leaks) == network.leaks, leaks
     with cell(name, 'leaks, as expected' if network.leaks else 'no leaks'):
+        assert bool(leaks) == network.leaks, leaks
         assert _across(built) == set(leaks)
     with cell(name, 'ping'):
         _pings(built)
@@ -99,7 +100,7 @@ def _across(built):
 def _pair_rule(built):
     """Two VMs of one relay in every pair of modes, before a switch that reflects and one that does not: directly, by
     way of the switch, or not at all."""
-    hairpin = Variant('hairpin', (NETWORKS['B_M1'].host('switch'),), reflecting=True)
+    hairpin = Variant('hairpin', (NETWORKS[built.network.name].host('switch'),), reflecting=True)
     for variant in (hairpin, *built.network.variants):
         built.change(variant)
         for one, other in itertools.product(('bridge', 'vepa', 'private'), repeat=2):
@@ -137,32 +138,100 @@ def refusal(built):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode and '`vf0` is passthrough and has two local ports' in done.stdout, done.stdout
 
+    # A second daemon finds the devices' names taken; with other names it comes as far as the kernel.
     other = built.directory / 'other'
     other.mkdir()
-    (other / 'evb.toml').write_text(text.replace(str(host), str(other)))
-    done = subprocess.run(netns.within(built.namespace('host'), BINARY, 'run', '--config', other / 'evb.toml'),
-                          text=True, timeout=30, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode, 'a second daemon took the same virtual functions'
+    text = text.replace(str(host), str(other))
+    for config, sentence in (
+            (text, 'evb-vf0: the name is taken by a device of kind macvtap'),
+            (text.replace('[[uplink]]\nname = "', '[[uplink]]\nname = "other-'),
+             'evb-other-vf0: vf0 is used by another MACVLAN or MACVTAP device')):
+        (other / 'evb.toml').write_text(config)
+        done = subprocess.run(netns.within(built.namespace('host'), BINARY, 'run', '--config', other / 'evb.toml'),
+                              text=True, timeout=30, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 1 and sentence in done.stdout, f'exit status {done.returncode}: {done.stdout}'
+
+
+def crosses_once(built):
+    """What one relay says to all is on its patch `cable` once, and what stays on one side never, by the counters there."""
+    network, daemon = built.network, built.daemons['host']
+    near = network.stations[0].device
+
+    def side(who):
+        return isinstance(who, Station) and who.device == near
+
+    def crossed():
+        counters = daemon.counters('cable.a')
+        return counters['tx_frames'] + counters['rx_frames']
+
+    def ask(question):
+        complaints = built.field.ask(lambda: [question], rounds=1)
+        assert not complaints, complaints[0]
+
+    # Nobody is to ask for an address again on his own account.
+    for name in (network.router, *(station.name for station in network.stations)):
+        netns.run(*netns.within(built.namespace(name), 'ip', 'neighbour', 'flush', 'all'))
+    everybody = {who.name: who for who in network.everybody()}
+    unicasts = (question for question in network.unicasts() if question.silent is None)
+    for question in (*network.broadcasts(), *unicasts):
+        copies = len({side(everybody[name]) for name in (question.sender, *question.answers)}) - 1
+        before = crossed()
+        ask(question)
+        # Another broadcast of the sender follows: once that is counted, so is what went before.
+        ask(next(q for q in network.broadcasts() if q.sender == question.sender))
+        wait_for(lambda: crossed() - before > copies, 10, f'{copies} and 1 frames on the cable')
+        found = crossed() - before - 1
+        assert found == copies, f'{question.sender} sent {question.frame.hex()}: {found} frames on the cable, not {copies}'
 
 
 # What only one network has to show.
-_PARTS = {'B_M1': {'pair rule': _pair_rule}, 'B_M3': {'64 patterns': pass_patterns, 'second VM refused': refusal}}
+_PARTS = {
+    'A_V0': {'crosses once': crosses_once},
+    'B_M0': {'pair rule': _pair_rule},
+    'B_M1': {'pair rule': _pair_rule},
+    'B_M3': {'64 patterns': pass_patterns, 'second VM refused': refusal},
+}
 
 
-@check(cases={'A_V0': ('A_V0', 'vm1', 'vm4'), 'B_V0': ('B_V0', 'vm1', 'vm5'), 'B_M2': ('B_M2', 'vm1', 'vm5')})
+@check(cases={name: (name, *pair) for name, pair in {
+    'A_V0': ('vm1', 'vm4'), 'A_V1': ('vm1', 'vm3'), 'B_V0': ('vm1', 'vm5'), 'B_V1': ('vm1', 'vm6'), 'B_V2': ('vm1', 'vm2'),
+    'A_M0': ('vm1', 'vm2'), 'B_M0': ('vm3', 'vm4'), 'B_M1': ('vm3', 'vm4'), 'B_M2': ('vm1', 'vm5')}.items()})
 def network_with_guests(lab, name, one, other):
-    """The same with two VMs among the stations: TCP between them, the gateway, a page from outside."""
+    """The same with two VMs among the stations: TCP between them, the gateway, a page from outside, the variants."""
     with cell(name, 'guests'):
         it = built(lab, NETWORKS[name], (one, other))
         it.ready_guests()
-        first, second = it.machines[one], it.machines[other]
-        address = it.network.address(it.network.station(other))
+        network, first, second = it.network, it.machines[one], it.machines[other]
+        one, other = network.station(one), network.station(other)
+        address = network.address(other)
         first.reach(address)
+        routed = one.domain != other.domain
+        assert f' ttl={63 if routed else 64} ' in first.check(f'ping -c 1 -W 5 {address}'), 'the way of the answer'
+        if routed:
+            ask = 'arping -I eth0 -c 3 -w 5'
+            first.check(f'{ask} {network.gateway(one).address}')
+            assert first.sh(f'{ask} {address}')[0], f'{other.name} answers ARP in the VLAN of {one.name}'
         seconds = first.send_file(second, address, 8)
         for guest in (first, second):
             seen = guest.check(f'wget -q -O - {PAGE}')
             assert seen == _ROUTER, f'outside, {guest.name} was seen as {seen}'
+        for variant in network.variants:
+            it.change(variant)
+            _reach_as_described(it, first, second)
         return f'{8 * 8.39 / seconds:.0f} Mbit/s between two guests'
+
+
+def _reach_as_described(it, *pair):
+    """Two guests of one domain in a variant reach their gateway, and each other if the network is to let them."""
+    one, other = (it.network.station(guest.name) for guest in pair)
+    for guest in pair:
+        guest.reach(it.network.gateway(one).address)
+    address = it.network.address(other)
+    if it.network.hears(one, other) and it.network.hears(other, one):
+        pair[0].reach(address)
+    else:
+        sent, answered = pair[0].ping(address, 3, 0.5)
+        assert sent and not answered, f'{answered} of {sent} pings answered, by a station that is not to hear them'
 
 
 @check()

@@ -108,10 +108,14 @@ def multiqueue(lab, queues):
         f'[[port]]\nname = "{p}"\nrelay = "net"\nlisten = "{{dir}}/{p}.sock"\nqueues = {queues}\n' for p in 'ab'))
     a, b = lab.two_guests(evb, queues=queues, cpus=2)
     b.serve_tcp()
-    rate = a.tcp('10.0.0.2', 4, f'-P {4 * queues}')
     a.send_file(b, '10.0.0.2')
-    if queues > 1:
+    # Chance puts a connection on its queue: of as many as these, it leaves one queue out in three of a hundred cases.
+    for _ in range(4):
+        rate = a.tcp('10.0.0.2', 4, f'-P {4 * queues}')
         used = [int(n) for n in b.check(r"ethtool -S eth0 | sed -nE 's/^ *rx_?queue_?[0-9]+_packets: //p;"
                                         r"s/^ *rx[0-9]+_packets: //p'").split()]
-        assert len([n for n in used if n > 20]) == queues, f'frames by receive queue: {used}'
+        if queues == 1 or sum(n > 20 for n in used) == queues:
+            break
+    else:
+        raise AssertionError(f'frames by receive queue: {used}')
     return f'{rate} Mbit/s over {4 * queues} streams'

@@ -42,6 +42,11 @@ def _refused(host):
     return host.fails('evb run --config /tmp/evb.toml')
 
 
+def _told(host):
+    """What the kernel tells of virtual function 0."""
+    return re.search('vf 0 .*', host.check(f'ip -d link show {host.pf}'))[0]
+
+
 def _state(host, number=0):
     nic, = json.loads(host.check('evb sriov list --json'))
     return nic['functions'][number]
@@ -128,9 +133,19 @@ def sriov_uplink(lab, via):
         assert ' promiscuity 0 allmulti 0 ' in host.check(f'ip -d link show {device} | tr -s " "')
 
 
+def _both_reach(host):
+    """Both ports of the host reach the wire's other end, which knows each by its own address."""
+    host.check('ip -n wire neigh flush all')
+    for n, address in enumerate(STATIONS):
+        host.check(f'ip addr add 10.0.{n}.1/24 dev evb{n}; ip link set evb{n} up')
+        host.reach(f'10.0.{n}.2')
+        assert host.seen_on_wire(f'10.0.{n}.1') == (host.wire, address)
+
+
 @check()
 def sriov_trust(lab):
-    """Several stations behind a function: refused with the command that grants it, which then does."""
+    """Several stations behind a function: refused with the command that grants it, which then does; so do the words of
+    the configuration."""
     host = lab.host()
     host.wire_up('10.0.0.2')
     host.wire_up('10.0.1.2')
@@ -139,11 +154,18 @@ def sriov_trust(lab):
     assert 'VF 0 of eth1 would lose frames: the relay serves several addresses; run ' in text, text
     host.check(re.search('run `(ip link [^`]*)`', text)[1])
     _start(host)
-    for n in (0, 1):
-        host.check(f'ip addr add 10.0.{n}.1/24 dev evb{n}; ip link set evb{n} up')
-        host.reach(f'10.0.{n}.2')
-        assert host.seen_on_wire(f'10.0.{n}.1') == (host.wire, STATIONS[n])
+    _both_reach(host)
     assert host.check(f'cat /sys/class/net/{host.pf}/address') == PF_MAC
+    _stop(host)
+
+    host.check(f'ip link set dev {host.pf} vf 0 trust off spoofchk on')
+    granted, withdrawn = (f'spoof checking {check}, link-state auto, trust {trust}'
+                          for check, trust in (('off', 'on'), ('on', 'off')))
+    assert withdrawn in _told(host), _told(host)
+    _configure(host, 'trust = true, spoofchk = false', stations=2)
+    _start(host)
+    assert granted in _told(host), _told(host)
+    _both_reach(host)
     _stop(host)
 
     # What igb accepts and its functions cannot do.
@@ -154,11 +176,16 @@ def sriov_trust(lab):
     _configure(host, 'rate = 100000')
     assert 'igb, the driver of eth1, refuses `max_tx_rate 100000` for VF 0: ' in _refused(host)
 
+    _configure(host, 'trust = false, spoofchk = true')
+    _start(host)
+    assert withdrawn in _told(host), _told(host)
+    _stop(host)
+
 
 @check()
 def sriov_network(lab):
     """B_M3 on functions of a real NIC, as far as QEMU's is one: frames, tags on the wire, NAT, a second VM."""
-    host = lab.host()
     with cell('B_M3', 'functions'):
+        host = lab.host()
         host.check(f'ip -n wire link set {host.wire} netns 1')
         return host.lab('functions', host.pf, host.wire).splitlines()[-1]

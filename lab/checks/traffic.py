@@ -109,3 +109,37 @@ def vlans(lab):
     t.check('ip addr add 10.0.10.4/32 dev v20')
     assert t.sh('arping -c 3 -w 4 -I v20 10.0.10.1')[0] != 0, 'VLAN 20 was answered from VLAN 10'
     t.send_file(a, '10.0.10.1', 4)
+
+
+@check()
+def guest_changes_vlan(lab):
+    """Two guests of one subnet, in two VLANs: neither ARP nor a known address helps, until a reload puts them in one."""
+    def config(vid):
+        return '[[relay]]\nname = "net"\n' + ''.join(
+            f'[[port]]\nname = "{port}"\nrelay = "net"\nlisten = "{{dir}}/{port}.sock"\naccess = {access}\n'
+            for port, access in (('a', 10), ('b', vid)))
+    evb = lab.evb('a', 'b', config=config(20))
+    a, b = (lab.linux(name, nic(evb.socket(name), mac(n))) for n, name in enumerate('ab', 1))
+    a.ready().up('10.0.0.1')
+    b.ready().up('10.0.0.2')
+    booted = b.check('cat /proc/sys/kernel/random/boot_id')
+
+    def apart():
+        sent, got = evb.counters('a')['tx_frames'], evb.counters('b')['rx_frames']
+        assert a.sh('arping -I eth0 -c 3 -w 4 10.0.0.2')[0], 'VLAN 20 answers ARP from VLAN 10'
+        a.check(f'arp -i eth0 -s 10.0.0.2 {mac(2)}')
+        assert a.ping('10.0.0.2', 3) == (3, 0)
+        a.check('arp -i eth0 -d 10.0.0.2')
+        assert evb.counters('a')['tx_frames'] - sent >= 6, 'the guest has not sent all'
+        assert evb.counters('b')['rx_frames'] == got, 'frames of VLAN 10 arrived in VLAN 20'
+
+    apart()
+    evb.reload(config(10))
+    a.reach('10.0.0.2')
+    assert a.sh('arping -I eth0 -c 1 -w 4 10.0.0.2')[0] == 0
+    sent, answered = a.ping('10.0.0.2')
+    assert sent == answered, f'{answered} of {sent} pings answered'
+    a.send_file(b, '10.0.0.2', 4)
+    evb.reload(config(20))
+    apart()
+    assert b.check('cat /proc/sys/kernel/random/boot_id') == booted

@@ -197,13 +197,14 @@ class Built:
         return self.field
 
     def change(self, variant):
-        """Goes over to a variant, while it runs."""
+        """Goes over to a variant, while it runs. Without probes the first frames after that may be lost."""
         self.network = self.network.vary(variant)
         for host in variant.hosts:
             if host.config:
                 self.daemons[host.name].reload(self._file(host))
             self._run_script(host)
-        self.field.warm_up(lambda: list(self.network.broadcasts()))
+        if self.field:
+            self.field.warm_up(lambda: list(self.network.broadcasts()))
 
     def set_modes(self, host, modes):
         """Puts stations of a host into other modes, by a reload of its file in which their `mode` is replaced."""

@@ -25,9 +25,10 @@ def _stations(mode='bridge', count=2):
     return tuple(Station(n, 'host', 'lan', mode) for n in range(1, count + 1))
 
 
-def _behind(name, title, mode, *, hairpin=False, variants=(), **more):
+def _behind(name, title, mode, *, hairpin=False, variants=(), config=None, **more):
     """Two VMs on a host whose cable goes to a Linux bridge."""
-    return Network(name, title, hosts=(_bridge('on' if hairpin else 'off'), _host(name)), stations=_stations(mode),
+    host = Host('host', config) if config else _host(name)
+    return Network(name, title, hosts=(_bridge('on' if hairpin else 'off'), host), stations=_stations(mode),
                    gateways=(_SWITCH_LAN,), router='switch', cables=_CABLE, reflecting=hairpin, variants=variants, **more)
 
 
@@ -52,6 +53,8 @@ ELEMENTS = {element.name: element for element in (
     _behind('macvtap-vepa', 'A MACVTAP device for each VM, in mode vepa', 'vepa', hairpin=True,
             variants=(_NO_HAIRPIN,)),
     _behind('macvtap-private', 'A MACVTAP device for each VM, in mode private', 'private'),
+    _behind('private-ports', 'Ports in mode private, and one MACVTAP device for all', 'private', variants=(_HAIRPIN,),
+            config='elements/macvtap-private/ports.toml'),
     _behind('macvtap-passthru', 'One MACVTAP device for a relay, in mode passthru', 'bridge', variants=(_HAIRPIN,)),
     _behind('reflecting-bridge', 'A VEPA before a Linux bridge with hairpin', 'vepa', hairpin=True,
             variants=(_NO_HAIRPIN,)),
@@ -60,7 +63,8 @@ ELEMENTS = {element.name: element for element in (
         hosts=(Host('switch', 'elements/reflecting-evb/switch.toml', ('elements/reflecting-evb/switch.sh',),
                     sockets=('port1',)), _host('reflecting-evb')),
         stations=_stations('vepa'), gateways=(gateway('switch', 'gw0', 'lan', 0),), router='switch', cables=_CABLE,
-        reflecting=True),
+        reflecting=True, variants=(
+            Variant('no hairpin', (Host('switch', 'elements/reflecting-evb/no-hairpin.toml', sockets=('port1',)),)),)),
     _behind('reflect-local', 'A VEPA that reflects for itself', 'vepa', local=True),
     Network(
         'vf-passthru', 'A virtual function by MACVTAP passthru',

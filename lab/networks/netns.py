@@ -96,12 +96,12 @@ def remove(prefix):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
         with contextlib.suppress(TimeoutError):
-            wait_for(lambda: not any(_alive(pid) for name in names for pid in processes(name)), 5, prefix)
+            wait_for(lambda: not any(alive(pid) for name in names for pid in processes(name)), 5, prefix)
     for name in names:
         run('ip', 'netns', 'delete', name)
 
 
-def _alive(pid):
+def alive(pid):
     """A process that has ended and waits for its parent holds nothing any more."""
     with contextlib.suppress(OSError):
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
@@ -112,5 +112,5 @@ def sweep(prefix):
     """Removes what labs left that were killed. Their namespaces begin with `prefix`, the process id and `-`."""
     for name in found(prefix):
         owner = re.match(re.escape(prefix) + r'(\d+)-', name)
-        if owner and not _alive(int(owner[1])):
+        if owner and not alive(int(owner[1])):
             remove(owner[0])
