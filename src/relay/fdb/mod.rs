@@ -73,6 +73,9 @@ impl Learning {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fresh(Value);
 
+/// Entries whose cache lines, about one for each, are 1 MiB: what a processor has for itself.
+const LARGE: i64 = (1 << 20) / 64;
+
 /// The filtering database of one relay.
 #[derive(Debug)]
 pub struct Fdb {
@@ -164,10 +167,11 @@ impl Fdb {
         self.table.buckets()
     }
 
-    /// Whether to [`expect`](Fdb::expect) the addresses of a burst pays.
+    /// Whether there are more entries than the caches that are near hold, so that to [`expect`](Fdb::expect) the
+    /// addresses of a burst pays.
     #[inline]
     pub(super) fn is_large(&self) -> bool {
-        self.table.is_large()
+        self.len.load(Ordering::Relaxed) > LARGE
     }
 
     /// Hints that `mac` is about to be looked up.

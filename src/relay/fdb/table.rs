@@ -37,8 +37,6 @@ const CROWDED: usize = 3;
 const MIN_BUCKETS: usize = 16;
 /// More cannot be counted in a [`Place`].
 const MAX_BUCKETS: usize = 1 << 28;
-/// Cache lines of 1 MiB: about what a processor has for itself.
-const LARGE: usize = (1 << 20) / size_of::<CacheLine>();
 /// Locks of a large table.
 const MAX_LOCKS: usize = 256;
 
@@ -118,12 +116,6 @@ impl Table {
         self.value(place)
             .compare_exchange(old.get(), new.get(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
-    }
-
-    /// Whether it is too large for the caches that are near, so that [`Table::prefetch`] pays.
-    #[inline]
-    pub fn is_large(&self) -> bool {
-        self.lines.len() > LARGE
     }
 
     /// Hints that a key is about to be looked for.
