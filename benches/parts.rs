@@ -9,6 +9,9 @@ mod frames;
 mod guests;
 #[path = "common/measure.rs"]
 mod measure;
+#[cfg(target_arch = "x86_64")]
+#[path = "common/copies.rs"]
+mod other_copies;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -214,24 +217,52 @@ fn write(ring: &RxRing, grant: Grant<'_, '_>, head: &[u8], rest: &[Segment<'_>])
 
 /// A plain copy from buffer to buffer, and the ring's.
 fn copies(size: usize) -> Vec<(String, Run)> {
+    let plain = |to: &mut [u8], from: &[u8]| to.copy_from_slice(from);
+    let mut runs = vec![
+        ("memcpy".to_owned(), walk(size, size, plain)),
+        ("into a guest's buffers of 2048".to_owned(), copy(size)),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    runs.extend([
+        (
+            "rep movsb".to_owned(),
+            walk(size, size, other_copies::string),
+        ),
+        (
+            "stores around the caches".to_owned(),
+            walk(size, size, other_copies::around_caches),
+        ),
+    ]);
+    for piece in [2048, 4096] {
+        if size > piece {
+            runs.push((
+                format!("memcpy, {piece} at a time"),
+                walk(size, piece, plain),
+            ));
+        }
+    }
+    runs
+}
+
+/// Copies frames from buffer to buffer in pieces of so many bytes.
+fn walk(size: usize, piece: usize, copy: impl Fn(&mut [u8], &[u8]) + 'static) -> Run {
     let stride = size.next_multiple_of(BUFFER);
     let places = ROOM / stride;
     let (from, mut to) = (vec![1_u8; ROOM], vec![0; ROOM]);
     let mut place = 0;
-    let plain = in_bursts(move || {
+    in_bursts(move || {
         let start = Instant::now();
         for _ in 0..BURST {
             let range = place * stride..place * stride + size;
-            to[range.clone()].copy_from_slice(black_box(&from[range]));
+            let from = black_box(&from[range.clone()]);
+            for (to, from) in to[range].chunks_mut(piece).zip(from.chunks(piece)) {
+                copy(to, from);
+            }
             place = (place + 1) % places;
         }
         black_box(&mut to);
         (BURST, start.elapsed())
-    });
-    vec![
-        ("memcpy".to_owned(), plain),
-        ("into a guest's buffers of 2048".to_owned(), copy(size)),
-    ]
+    })
 }
 
 /// Copies frames into buffers of a guest, as many as it has.

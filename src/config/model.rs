@@ -93,7 +93,7 @@ impl Default for Daemon {
             workers: 1,
             cpus: Vec::new(),
             poll: Poll::Adaptive,
-            rx_wait: Duration::from_micros(100),
+            rx_wait: Duration::from_millis(1),
             cool: Duration::from_micros(100),
         }
     }

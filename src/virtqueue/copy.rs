@@ -121,16 +121,22 @@ impl Gather<'_> {
     }
 }
 
+/// Bytes that are fetched ahead of a copy, at most: more of both sides than the nearest cache holds would push out what
+/// the copy before is at, and a long copy has its own way to fetch.
+const FETCHED: usize = 9 << 10;
+
 /// Hints that the bytes of `from` behind its header and head are about to be read, and as many of `to`
-/// to be written. A copy that follows some hundred nanoseconds later does not wait for them.
+/// to be written. A copy that follows some hundred nanoseconds later does not wait for them, nor for the first ones of
+/// a large frame.
 #[inline]
 pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
-    for (segment, at, count) in pieces(from.rest, from.rest_skip, from.rest_len) {
+    let len = from.rest_len.min(FETCHED);
+    for (segment, at, count) in pieces(from.rest, from.rest_skip, len) {
         lines(segment, at, count).for_each(cache::prefetch::<false>);
     }
     // The first lines were fetched when the buffers were reserved.
     let known = from.header.len() + from.head.len();
-    for (segment, at, count) in pieces(to, known, from.rest_len) {
+    for (segment, at, count) in pieces(to, known, len) {
         lines(segment, at, count).for_each(cache::prefetch::<true>);
     }
 }

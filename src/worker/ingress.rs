@@ -28,8 +28,10 @@ const NOBODY: Mac = Mac::new([0; 6]);
 pub enum Turn {
     /// Nothing to do.
     Idle,
-    /// Frames were handled, or wait for a receiver: there may be more.
+    /// Frames were handled: there may be more.
     Busy,
+    /// Frames wait for receivers, and nothing else could be done.
+    Waits,
     /// The queue is broken and must not be looked at again.
     Failed(Fault),
 }
@@ -137,6 +139,7 @@ impl Path {
         finished &= !(tally.waiting | at_flood);
         // What waits comes again; a flood counts when it begins.
         let waiting = tally.waiting;
+        let stands = waiting != 0 && finished == 0 && at_flood == 0 && !flood.is_active();
         self.routes.count(here, |chain| waiting >> chain & 1 == 0);
         guard.finish_set(finished);
         budget.note(taken, waiting, guard.finished());
@@ -146,7 +149,10 @@ impl Path {
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
         drop(guard);
-        end_turn(&queue.ring, consumed, counts)
+        match end_turn(&queue.ring, consumed, counts) {
+            Turn::Busy if stands => Turn::Waits,
+            turn => turn,
+        }
     }
 
     /// Sends a frame of at most [`HEAD`] bytes in the name of the port `id`.

@@ -1,19 +1,23 @@
 //! How long a queue waits for receivers, all in all.
 //!
 //! A frame waits for a receiver that gives a buffer now and then, as long as each comes in time: that is how a fast
-//! sender is slowed down to what its receiver takes. But all that stands behind that frame waits as well. So waiting is
-//! limited by what it costs others: a queue has a *budget* of the time that a frame may wait. Of each moment in which
-//! frames wait it pays the share of frames for others among those in reach, and when all is spent the queue waits for
-//! nobody until it has all of it again, which takes [`RECOVERY`] times as long as it lasts at most.
+//! sender is slowed down to what its receiver takes. But all that stands behind that frame waits as well. So waiting
+//! is limited by what it costs others: a queue has a *budget* of a tenth of a millisecond, or of the time that a frame
+//! may wait if that is less. Of each moment in which frames wait it pays the share of frames for others among those in
+//! reach, and when all is spent the queue waits for nobody until it has all of it again, which takes [`RECOVERY`]
+//! times as long as it lasts at most.
 //!
-//! So a queue whose frames are all for one receiver waits for as long as that receiver's ring allows, and so does one that
-//! has a frame for others now and then. One with a share of `s` for others is held up for no more than one part in
-//! `1 + 8 s` of the time.
+//! So a queue whose frames are all for one receiver waits for as long as that receiver's ring allows, and so does one
+//! that has a frame for others now and then. One with a share of `s` for others is held up for no more than one part
+//! in `1 + 8 s` of the time.
 
 use super::egress::Patience;
 
 /// A moment in which nobody is held up gains one part in so many of it.
 const RECOVERY: u64 = 8;
+
+/// The most that a frame waits at the expense of others, in nanoseconds, however long it may wait otherwise.
+const AT_EXPENSE: u64 = 100_000;
 
 /// What a queue has left to wait at the expense of others.
 #[derive(Debug)]
@@ -53,8 +57,9 @@ impl Budget {
             let share = elapsed.saturating_mul(self.held_up.into()) / u64::from(self.reach);
             self.left_ns.saturating_sub(share)
         };
-        self.left_ns = left.min(limit_ns);
-        self.spent = self.left_ns == 0 || self.spent && self.left_ns < limit_ns;
+        let all_ns = limit_ns.min(AT_EXPENSE);
+        self.left_ns = left.min(all_ns);
+        self.spent = self.left_ns == 0 || self.spent && self.left_ns < all_ns;
         !self.spent
     }
 

@@ -19,6 +19,9 @@ use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing};
 
 /// Frames given to a ring at once.
 const RUN: usize = 64;
+/// Bytes given to a ring at once, about: with large frames the receiver takes the first, and posts their buffers anew,
+/// while the next are being copied.
+const PORTION: usize = 128 << 10;
 
 /// One receive ring during one burst.
 pub struct RingOut<'a> {
@@ -70,6 +73,7 @@ impl<'a> RingOut<'a> {
         let mut done = 0;
         loop {
             let mut wants = ArrayVec::<u32, RUN>::new();
+            let mut bytes = 0;
             for index in order[done..].iter().take(RUN) {
                 let job = &burst.jobs[*index as usize];
                 let frame = &burst.frames[job.frame];
@@ -81,6 +85,10 @@ impl<'a> RingOut<'a> {
                     len = len.saturating_add_signed(job.action.growth().into());
                 }
                 wants.push((self.rings.header_len + len) as u32);
+                bytes += len;
+                if bytes >= PORTION {
+                    break;
+                }
             }
             if wants.is_empty() {
                 return done;

@@ -9,6 +9,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Instant;
 
 use super::egress::Patience;
@@ -145,6 +146,7 @@ impl Worker {
         self.untimed = if timed { TIMED } else { self.untimed } - 1;
         let clock = self.clock;
         let mut since = if timed { clock.now_ns() } else { 0 };
+        let (mut moves, mut waits) = (false, false);
         let mut place = 0;
         while let Some(local) = self.queues.hot(place) {
             let (snapshot, port, index) = (&self.snapshot, local.port, local.index);
@@ -158,15 +160,17 @@ impl Worker {
             };
             if timed {
                 let ended = clock.now_ns();
-                if turn == Turn::Busy {
+                if matches!(turn, Turn::Busy | Turn::Waits) {
                     let busy = (ended - since) * TIMED;
                     local.duty.busy.add(busy);
                     self.shared.busy[self.number].add(busy);
                 }
                 since = ended;
             }
+            moves |= turn == Turn::Busy;
+            waits |= turn == Turn::Waits;
             let stays = match turn {
-                Turn::Busy => {
+                Turn::Busy | Turn::Waits => {
                     local.note_busy(now_ns);
                     true
                 }
@@ -190,6 +194,10 @@ impl Worker {
             }
         }
         self.report_failed();
+        if waits && !moves {
+            // The receiver may be in the queue of this CPU, behind this thread.
+            thread::yield_now();
+        }
     }
 
     /// Tells of receivers found broken.

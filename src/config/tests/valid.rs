@@ -35,7 +35,7 @@ fn defaults_of_the_daemon() {
         workers: 1,
         cpus: Vec::new(),
         poll: Poll::Adaptive,
-        rx_wait: Duration::from_micros(100),
+        rx_wait: Duration::from_millis(1),
         cool: Duration::from_micros(100),
     };
     assert_eq!(valid("[daemon]").daemon, expected);

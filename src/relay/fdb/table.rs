@@ -214,9 +214,17 @@ impl Table {
     }
 
     fn find_in(&self, bucket: u32, key: u64) -> Option<(Place, Value)> {
-        lanes(bucket)
-            .filter(|place| self.key(*place).load(Ordering::Acquire) == key)
-            .find_map(|place| Some((place, self.value_of(place, key)?)))
+        for (line, first) in self.lines_of(bucket).zip((0..).step_by(LANES_OF_LINE)) {
+            for lane in 0..LANES_OF_LINE {
+                if line.0[2 * lane].load(Ordering::Acquire) == key {
+                    let place = Place::new(bucket, first + lane as u32);
+                    if let Some(value) = self.value_of(place, key) {
+                        return Some((place, value));
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The value of `key` at this place, unless the key has gone.

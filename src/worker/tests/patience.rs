@@ -8,6 +8,8 @@ use crate::worker::{PortId, Snapshot};
 
 /// How long a frame waits.
 const LIMIT: u64 = 100_000;
+/// How long it waits where the operator has said nothing.
+const LONG: u64 = 1_000_000;
 /// Time between two turns.
 const STEP: u64 = 5_000;
 
@@ -18,6 +20,7 @@ struct Bench {
     snapshot: Snapshot,
     path: Path,
     now_ns: u64,
+    limit_ns: u64,
 }
 
 impl Bench {
@@ -31,6 +34,7 @@ impl Bench {
             guests,
             path: Path::default(),
             now_ns: 1_000_000,
+            limit_ns: LIMIT,
         }
     }
 
@@ -42,7 +46,7 @@ impl Bench {
             now_s: 1,
             patience: Patience {
                 now_ns: self.now_ns,
-                limit_ns: LIMIT,
+                limit_ns: self.limit_ns,
             },
         };
         self.path.turn(&self.snapshot, PortId(port), 0, at)
@@ -123,4 +127,47 @@ fn rare_frames_to_others_do_not_cost_the_patience_with_a_slow_receiver() {
     let received = bench.pour(&to, 3000 * SLOW, SLOW);
     assert_eq!(received[1..], [3000, 3]);
     assert_eq!(bench.dropped(1), 0);
+}
+
+#[test]
+fn a_turn_that_does_nothing_but_wait_says_so() {
+    let mut bench = Bench::new(3);
+    bench.guests[1].post(1);
+    bench.guests[2].post(2);
+    bench.guests[0].send(0, &[1], 0..2);
+    assert_eq!(bench.turn(0), Turn::Busy);
+    assert_eq!(bench.turn(0), Turn::Waits);
+    // What is for somebody else goes on.
+    bench.guests[0].send(0, &[2], 2..3);
+    assert_eq!(bench.turn(0), Turn::Busy);
+    assert_eq!(bench.turn(0), Turn::Waits);
+    bench.guests[1].post(1);
+    assert_eq!(bench.turn(0), Turn::Busy);
+    assert_eq!(bench.turn(0), Turn::Idle);
+    assert_eq!(bench.dropped(1), 0);
+}
+
+#[test]
+fn long_patience_with_one_receiver_is_not_at_the_expense_of_others() {
+    let mut bench = Bench::new(3);
+    bench.limit_ns = LONG;
+    // The first gives no buffer any more, and nine frames of ten are for the other.
+    let to = [vec![1], vec![2; 9]].concat();
+    let turns = LONG / STEP;
+    bench.guests[1].post(1);
+    let received = bench.pour(&to, turns, turns);
+    // Once the budget is spent, which is a tenth of that time, nothing waits.
+    assert!(bench.dropped(1) > 0);
+    let alone = Bench::new(3).pour(&[2], turns, 1)[2];
+    assert!(
+        received[2] * 10 >= alone * 9 * 8 / 10,
+        "{} of {alone}",
+        received[2]
+    );
+    // A queue that is for one receiver only waits all of it.
+    let mut bench = Bench::new(2);
+    bench.limit_ns = LONG;
+    let slow = LONG / STEP - 2;
+    let received = bench.pour(&[1], 10 * slow, slow);
+    assert_eq!((received[1], bench.dropped(1)), (10, 0));
 }
