@@ -6,6 +6,7 @@ mod support;
 
 mod bond;
 mod changes;
+mod gone;
 mod handed;
 mod kernel;
 mod matrix;
