@@ -6,6 +6,7 @@ mod support;
 
 mod bond;
 mod changes;
+mod floods;
 mod gone;
 mod handed;
 mod kernel;
