@@ -16,6 +16,8 @@ const OUTSIDE: u16 = 600;
 const ROUNDS: usize = 2;
 /// Frames that pass between two events.
 const SOME: u32 = 200;
+/// Between two frames of a sender, so that processors are left to those who change devices.
+const PACE: Duration = Duration::from_micros(200);
 
 /// A frame with a number, which came from or goes by a cable.
 fn numbered(dst: u16, src: u16, cable: usize, number: u32) -> Vec<u8> {
@@ -111,6 +113,7 @@ impl Traffic {
             self.send(number);
             self.look();
             number += 1;
+            thread::sleep(PACE);
         }
         let last = number - 1;
         eventually("the last frames", || {
@@ -174,6 +177,7 @@ fn chat(mut q: Guest, mut r: Guest, stop: &AtomicBool, chatted: &AtomicU32) {
         assert_eq!(heard(&mut q, 2, 3), number);
         number += 1;
         chatted.store(number, Ordering::Relaxed);
+        thread::sleep(PACE);
     }
 }
 
