@@ -43,6 +43,10 @@ unsafe impl Sync for CacheLines {}
 
 impl CacheLines {
     /// Allocates `count` lines. Ends the process, as any allocation, where there is no memory.
+    ///
+    /// # Panics
+    ///
+    /// If they would be half of all memory that can be addressed.
     pub fn new(count: usize) -> CacheLines {
         let layout =
             alloc::Layout::array::<CacheLine>(count).expect("less than half of all memory");

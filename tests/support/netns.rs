@@ -9,20 +9,58 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use evb::sys::ethtool::Ethtool;
+
 /// Runs a test in a network of its own, or says that it cannot.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let name = thread::current().name().unwrap_or("a test").to_owned();
-    let done = thread::spawn(move || match enter_new() {
+    let thread = thread::Builder::new().name(name);
+    let done = thread.spawn(move || match enter_new() {
         Ok(()) => test(),
-        Err(error) => {
-            // Not by the macro, whose output the test harness swallows.
-            let text = format!("SKIPPED {name}: a network namespace: {error}\n");
-            io::stderr().write_all(text.as_bytes()).unwrap();
-        }
+        Err(error) => skip(&format!("a network namespace: {error}")),
     });
-    if let Err(panic) = done.join() {
+    if let Err(panic) = done.unwrap().join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Says that the test of this thread goes no further, and why.
+pub fn skip(why: &str) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("a test");
+    // Not by the macro, whose output the test harness swallows.
+    let text = format!("SKIPPED {name}: {why}\n");
+    io::stderr().write_all(text.as_bytes()).unwrap();
+}
+
+/// Runs a program that need not be installed, with the arguments in `line`; why it did not do it, if so.
+pub fn try_run(program: &str, line: &str) -> Result<(), String> {
+    let done = Command::new(program).args(line.split_whitespace()).output();
+    match done {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{program} {line}: {}", text.trim()))
+        }
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+/// The device completes no checksums and cuts no segments, so that the kernel has to do both before it sends.
+pub fn without_offloads(device: &str) {
+    let ethtool = Ethtool::new().unwrap();
+    let works = |name: &str| {
+        (name.starts_with("tx-checksum") || name.contains("segmentation"))
+            && name != "tx-generic-segmentation"
+    };
+    let mut features = ethtool.features(device).unwrap();
+    features.retain(|feature| feature.active && works(&feature.name));
+    ethtool.set(device, &features, false).unwrap();
+    let left = ethtool.features(device).unwrap();
+    let left = left.iter().filter(|feature| feature.active);
+    let names: Vec<_> = left.map(|feature| feature.name.as_str()).collect();
+    assert!(!names.contains(&"tx-checksum-ip-generic"), "{names:?}");
+    assert!(!names.contains(&"tx-tcp-segmentation"), "{names:?}");
 }
 
 /// Moves the thread, and what it starts, into an empty network with a `/sys` that shows it and

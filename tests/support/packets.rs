@@ -158,6 +158,17 @@ pub fn raw(flags: u8, gso_type: u8, fields: [u16; 4]) -> [u8; 12] {
     header
 }
 
+/// Completes the checksum that `header` says is left to the receiver.
+pub fn finish(header: &[u8; 12], frame: &mut [u8]) {
+    let field = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let (start, offset) = (field(6), field(8));
+    let sum = match !sum(&frame[start..]) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    frame[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// The ones' complement sum of RFC 1071, not inverted.
 pub fn sum(bytes: &[u8]) -> u16 {
     let words = bytes

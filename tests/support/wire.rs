@@ -53,22 +53,32 @@ impl Wire {
 
     /// The next frame of a station, without announcements.
     pub fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        self.recv_whole(timeout).map(|(_, frame)| frame)
+    }
+
+    /// The same with its virtio-net header, as the kernel writes it.
+    pub fn recv_whole(&mut self, timeout: Duration) -> Option<(VnetHeader, Vec<u8>)> {
         self.recv_any(timeout, |frame| !super::net::is_rarp(frame))
     }
 
     /// The next announcement.
     pub fn announcement(&mut self, timeout: Duration) -> Option<Vec<u8>> {
-        self.recv_any(timeout, super::net::is_rarp)
+        let found = self.recv_any(timeout, super::net::is_rarp);
+        found.map(|(_, frame)| frame)
     }
 
-    fn recv_any(&mut self, timeout: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    fn recv_any(
+        &mut self,
+        timeout: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<(VnetHeader, Vec<u8>)> {
         let deadline = Instant::now() + timeout;
         loop {
             match self.link.queues()[0].receive(&mut self.buffer) {
                 Ok(received) => {
-                    let (_, frame) = received.split(&mut self.buffer);
+                    let (header, frame) = received.split(&mut self.buffer);
                     if frame[6..9] == STATION && wanted(frame) {
-                        return Some(frame.to_vec());
+                        return Some((header, frame.to_vec()));
                     }
                     continue;
                 }

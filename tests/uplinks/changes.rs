@@ -7,9 +7,9 @@ use std::process::Command;
 use evb::sys::ethtool::Ethtool;
 
 use crate::support::guest::hex;
-use crate::support::netns::{exists, in_namespace, ip, shown, veth};
+use crate::support::netns::{exists, in_namespace, ip, shown, skip, try_run, veth};
 use crate::support::{Evb, Net, Wire, eth, eventually, mac};
-use crate::{arrived, config, expect_state, links, start, uplink};
+use crate::{arrived, config, drops, expect_state, links, start, uplink};
 
 const OUTSIDE: u16 = 600;
 const MACVTAP: &str = "macvtap = { parent = \"va\" }";
@@ -193,11 +193,9 @@ fn a_device_that_takes_no_more_holds_up_nobody() {
     in_namespace(|| {
         for link in [MACVTAP, PACKET] {
             veth("va", "vb");
-            let shaped = Command::new("tc")
-                .args("qdisc add dev va root tbf rate 8kbit burst 2000 limit 200mb".split(' '))
-                .output();
-            if !shaped.is_ok_and(|output| output.status.success()) {
-                println!("SKIPPED: no way to slow a device down");
+            let slow = "qdisc add dev va root tbf rate 8kbit burst 2000 limit 200mb";
+            if let Err(error) = try_run("tc", slow) {
+                skip(&format!("no way to slow a device down: {error}"));
                 return;
             }
             let ports = [("p", ""), ("q", "")];
@@ -264,13 +262,26 @@ fn frames_from_the_wire_that_cannot_be_are_counted() {
                 wire.send(&frame);
                 net.evb.expect_counter(port, reason, before + 1);
             }
-            // A header that lies: the kernel refuses it, or it is found out.
+            // A header that lies: the kernel refuses it, or finishes the frame, or it is counted.
+            let dropped = |net: &Net| {
+                let at = |port| drops(&net.evb, port).into_values().sum::<u64>();
+                at("up") + at("p")
+            };
             for header in [
                 [1, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0, 0, 0],
                 [1, 1, 54, 0, 1, 0, 200, 0, 16, 0, 0, 0],
                 [1, 4, 0, 0, 0, 0, 14, 0, 0, 0, 0, 0],
+                [1, 0, 0, 0, 0, 0, 2, 0, 6, 0, 0, 0],
             ] {
-                let _ = wire.try_send(&header, &eth(mac(1), mac(9)).bytes());
+                let before = dropped(&net);
+                let sent = wire.try_send(&header, &back(1000)).is_ok();
+                wire.send(&back(1001));
+                let mut came = 0;
+                while arrived(net.at("p")) != back(1001) {
+                    came += 1;
+                }
+                let lost = dropped(&net) - before;
+                assert_eq!(lost + came, u64::from(sent), "{link}: {header:?}");
             }
             works(&mut net, &mut wire, 3);
             net.evb.assert_alive();

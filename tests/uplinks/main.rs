@@ -6,12 +6,16 @@ mod support;
 
 mod bond;
 mod changes;
+mod floods;
+mod gone;
 mod handed;
 mod kernel;
 mod matrix;
 mod mistakes;
+mod offloads;
 mod straight;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use support::net::relay_named;
@@ -39,13 +43,27 @@ fn start(config: &str, ports: &[&str]) -> Net {
     net
 }
 
-/// The state of a port, such as `running`.
-fn state(evb: &Evb, port: &str) -> String {
+/// A port as the status has it.
+fn port_status(evb: &Evb, port: &str) -> serde_json::Value {
     let status = evb.status();
     let ports = status["ports"].as_array().unwrap();
     let found = ports.iter().find(|p| p["name"] == port);
     let found = found.unwrap_or_else(|| panic!("no port {port} in {status}"));
-    found["state"].as_str().unwrap().to_owned()
+    found.clone()
+}
+
+/// The state of a port, such as `running`.
+fn state(evb: &Evb, port: &str) -> String {
+    let status = port_status(evb, port);
+    status["state"].as_str().unwrap().to_owned()
+}
+
+/// What a port has dropped, by reason; reasons that never occurred are left out.
+fn drops(evb: &Evb, port: &str) -> BTreeMap<String, u64> {
+    let status = port_status(evb, port);
+    let drops = status["counters"]["drops"].as_object().unwrap();
+    let count = |count: &serde_json::Value| count.as_u64().unwrap();
+    drops.iter().map(|(k, v)| (k.clone(), count(v))).collect()
 }
 
 fn expect_state(evb: &Evb, port: &str, wanted: &str) {
@@ -56,10 +74,8 @@ fn expect_state(evb: &Evb, port: &str, wanted: &str) {
 
 /// The links of a port as the status has them.
 fn links(evb: &Evb, port: &str) -> Vec<serde_json::Value> {
-    let status = evb.status();
-    let ports = status["ports"].as_array().unwrap();
-    let found = ports.iter().find(|p| p["name"] == port).unwrap();
-    found["links"].as_array().unwrap().clone()
+    let status = port_status(evb, port);
+    status["links"].as_array().unwrap().clone()
 }
 
 /// Whether a test's station has sent the frame, of itself: the kernel says things, too.
