@@ -14,13 +14,13 @@ _SECOND = mac(0x99)                                 # another address of vm1, wh
 
 
 def _second_address(arrives):
-    """A VM with two addresses: what is for the second one arrives behind a device that has the NIC to itself, and is lost
-    where the NIC knows the first one only."""
+    """A VM with two addresses: both serve behind a device that has the NIC to itself. Where the NIC knows the first one
+    only, what is for the second one is lost there, and what comes from it is dropped by evb."""
     def part(it):
         gateway = it.network.gateways[0]
         def there():
             frame = probe.unicast(_SECOND, gateway.mac)
-            return [probe.Question('vm1', frame, {gateway.name: frame}, {'vm2'})]
+            return [probe.Question('vm1', frame, {gateway.name: frame} if arrives else {}, {'vm2', gateway.name})]
         def back():
             second, first = (probe.unicast(gateway.mac, address) for address in (_SECOND, mac(1)))
             return [probe.Question(gateway.name, second, {'vm1': second} if arrives else {}, {'vm1', 'vm2'}),
