@@ -34,7 +34,7 @@ mod xdp;
 
 use std::os::fd::OwnedFd;
 
-pub use error::{LinkError, Occupied};
+pub use error::{LinkError, Occupied, Standing};
 pub use handed::adopt;
 pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};

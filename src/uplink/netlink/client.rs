@@ -46,6 +46,8 @@ pub fn with_client<T>(
 /// What the kernel says of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
+    /// Its name.
+    pub name: String,
     /// Its number.
     pub ifindex: u32,
     /// Its driver, for devices that are made by request.
@@ -56,6 +58,8 @@ pub struct Device {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
+    /// Whether it was told to receive frames for all groups, or all frames.
+    pub all_groups: bool,
     /// Its MTU.
     pub mtu: u32,
     /// Its address.
@@ -64,6 +68,8 @@ pub struct Device {
     pub lower: Option<u32>,
     /// That one is in another network namespace.
     pub lower_elsewhere: bool,
+    /// The number of the bridge, bond or other device that it is a port of.
+    pub master: Option<u32>,
     /// How a MACVTAP device shares the device below.
     pub macvtap: Option<MacvtapMode>,
     /// What is known of a TUN or TAP device.
@@ -89,16 +95,27 @@ impl Device {
         u16::try_from(self.mtu).unwrap_or(u16::MAX)
     }
 
+    /// Whether it says that it is on the device with a number, as the other one of a pair does, too.
+    pub(super) fn is_made_on(&self, ifindex: u32) -> bool {
+        self.lower == Some(ifindex) && !self.lower_elsewhere
+    }
+
     fn from_message(message: LinkMessage) -> Self {
         let mut device = Self {
             ifindex: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
+            all_groups: message
+                .header
+                .flags
+                .intersects(LinkFlags::Allmulti | LinkFlags::Promisc),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Self::default()
         };
         for attribute in message.attributes {
             match attribute {
+                LinkAttribute::IfName(name) => device.name = name,
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+                LinkAttribute::Controller(master) => device.master = Some(master),
                 LinkAttribute::Link(lower) => device.lower = Some(lower),
                 LinkAttribute::LinkNetNsId(_) => device.lower_elsewhere = true,
                 LinkAttribute::Address(address) => {
@@ -230,14 +247,19 @@ impl Client {
 
     /// The devices that say that they are on a device, the other one of a pair among them.
     async fn above(&self, ifindex: u32) -> Result<Vec<Device>, LinkError> {
+        let mut devices = self.all().await?;
+        devices.retain(|device| device.is_made_on(ifindex));
+        Ok(devices)
+    }
+
+    /// All devices of this network namespace.
+    pub(super) async fn all(&self) -> Result<Vec<Device>, LinkError> {
         let all = self.handle.link().get().execute();
         let all: Vec<_> = all
             .try_collect()
             .await
             .map_err(|error| LinkError::admin("listing devices", &errno(&error)))?;
-        let devices = all.into_iter().map(Device::from_message);
-        let is_here = |device: &Device| device.lower == Some(ifindex) && !device.lower_elsewhere;
-        Ok(devices.filter(is_here).collect())
+        Ok(all.into_iter().map(Device::from_message).collect())
     }
 
     /// Changes a device.

@@ -99,7 +99,7 @@ impl Host for Linux {
     }
 
     fn occupied(&self, ifindex: u32) -> Result<Occupied, LinkError> {
-        with_client(async |client| client.occupied(ifindex).await)
+        with_client(async |client| client.occupied_with_above(ifindex).await)
     }
 
     fn change(&self, device: &Device, name: &str, settings: Settings) -> Result<(), LinkError> {

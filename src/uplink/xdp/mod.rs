@@ -69,7 +69,7 @@ pub(super) fn open_by(spec: &XdpSpec, runner: Runner) -> Result<Opened, LinkErro
             });
         }
         if !spec.take_parent {
-            let occupied = client.occupied(device.ifindex).await?;
+            let occupied = client.occupied_with_above(device.ifindex).await?;
             if !occupied.is_free() {
                 let parent = spec.device.clone();
                 return Err(LinkError::Occupied { parent, occupied });
