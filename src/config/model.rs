@@ -287,6 +287,15 @@ pub enum LinkKind {
         /// How it shares the NIC.
         mode: MacvtapMode,
     },
+    /// A MACVTAP device that is there.
+    Found {
+        /// Its name.
+        name: String,
+        /// The NIC that it has to be on, if that is stated.
+        parent: Option<String>,
+        /// How it shares the NIC.
+        mode: MacvtapMode,
+    },
     /// A TAP or MACVTAP device that was opened by whoever starts the daemon.
     Handed(Handed),
     /// A packet socket on a device.

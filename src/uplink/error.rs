@@ -45,6 +45,14 @@ pub enum LinkError {
         /// The device.
         device: String,
     },
+    /// A device that is there is not what it should be.
+    #[error("{device} {wrong}")]
+    NotAsStated {
+        /// The device.
+        device: String,
+        /// What is wrong with it, and what would be right.
+        wrong: String,
+    },
     /// Another device has the name.
     #[error(
         "the name is taken by {found}; choose another, or remove that one with `ip link delete dev \

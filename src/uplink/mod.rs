@@ -15,6 +15,7 @@
 //! This room does not know relays, guests or the configuration, and repairs no frame: what a link
 //! cannot take is told by [`Link::accepts`].
 
+mod address;
 mod error;
 mod handed;
 mod inbox;
@@ -40,8 +41,8 @@ pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
-    TapSpec, XdpSpec, macvtap_name,
+    Changed, Created, Facts, FoundSpec, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec,
+    Made, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
 };
 pub use xdp::{Taken, XdpMode, XdpQueue};
 
@@ -67,6 +68,7 @@ pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
     match spec {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),
+        Spec::Found(spec) => macvtap::found::open(spec),
         Spec::Packet(spec) => packet::open(spec),
         Spec::Xdp(spec) => xdp::open(spec),
         Spec::Sriov(spec) => sriov::open(spec),

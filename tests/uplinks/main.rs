@@ -4,8 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod bond;
 mod changes;
+mod found;
 mod handed;
 mod kernel;
 mod matrix;

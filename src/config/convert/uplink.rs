@@ -11,7 +11,7 @@ use super::sriov::sriov;
 use super::tap::{self, Device};
 use super::vlan::VlanWords;
 use super::words::{
-    Faults, check_name, choice, device, flag, number, place, socket, unknown, worker,
+    Faults, check_device, check_name, choice, device, flag, number, place, socket, unknown, worker,
 };
 use super::{Claims, Plug, Seat, Surroundings};
 use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
@@ -357,16 +357,34 @@ fn macvtap_of(
     if let Some(fd) = &table.fd {
         return tap::macvtap(table, fd, mode, claims, faults).map(LinkKind::Handed);
     }
-    if let Some(at) = place(&table.name) {
-        faults.push(
-            Fault::at(at, "`name` goes with `fd`")
-                .help("leave it out: a device that evb makes is named after the uplink"),
-        );
+    if let Some(word) = &table.name {
+        return found(word, table, mode, claims, faults);
     }
     let parent = device(&table.parent, "parent", &word.span(), faults)?;
     let at = place(&table.parent).unwrap_or_else(|| word.span());
     claims.device(&parent, &at, mode == MacvtapMode::Passthru, faults);
     Some(LinkKind::Macvtap { parent, mode })
+}
+
+/// A MACVTAP device that is there: its parent is known, and may be stated.
+fn found(
+    word: &Spanned<String>,
+    table: &MacvtapTable,
+    mode: MacvtapMode,
+    claims: &mut Claims,
+    faults: &mut Faults,
+) -> Option<LinkKind> {
+    let name = word.get_ref();
+    let mut good = check_device(name, word.span(), faults);
+    claims.device(name, &word.span(), true, faults);
+    if let Some(parent) = &table.parent {
+        good &= check_device(parent.get_ref(), parent.span(), faults);
+        let alone = mode == MacvtapMode::Passthru;
+        claims.device(parent.get_ref(), &parent.span(), alone, faults);
+    }
+    let parent = table.parent.as_ref().map(|word| word.get_ref().clone());
+    let name = name.clone();
+    good.then_some(LinkKind::Found { name, parent, mode })
 }
 
 fn socket_of(word: &Spanned<String>, claims: &mut Claims, faults: &mut Faults) -> Option<PathBuf> {
@@ -443,7 +461,10 @@ fn queues(
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
-    let made = |macvtap: &Spanned<MacvtapTable>| macvtap.get_ref().fd.is_none();
+    let made = |macvtap: &Spanned<MacvtapTable>| {
+        let table = macvtap.get_ref();
+        table.fd.is_none() && table.name.is_none()
+    };
     let nic = table.macvtap.as_ref().is_some_and(made)
         || table.af_packet.is_some()
         || table.af_xdp.is_some()
@@ -451,7 +472,7 @@ fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
     if let (Some(at), false) = (place(&table.take_parent), nic) {
         faults
             .push(Fault::at(at, "there is no NIC to take").help(
-                "`take_parent` goes with macvtap, af_packet, af_xdp and sriov; leave it out",
+                "`take_parent` goes with a macvtap that evb makes, af_packet, af_xdp and sriov; leave it out",
             ));
     }
     flag(&table.take_parent).unwrap_or(false)

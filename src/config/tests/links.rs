@@ -25,6 +25,11 @@ fn kinds_of_uplink() {
         })
     };
     let eth1 = || "eth1".to_owned();
+    let found = |parent, mode| LinkKind::Found {
+        name: "mv0".to_owned(),
+        parent,
+        mode,
+    };
     let macvtap = |mode| LinkKind::Macvtap {
         parent: eth1(),
         mode,
@@ -71,6 +76,14 @@ fn kinds_of_uplink() {
         (
             r#"macvtap = { parent = "eth1", mode = "private" }"#,
             plain(macvtap(MacvtapMode::Private), 1),
+        ),
+        (
+            r#"macvtap = { name = "mv0", queues = 2 }"#,
+            plain(found(None, MacvtapMode::Passthru), 2),
+        ),
+        (
+            r#"macvtap = { name = "mv0", parent = "eth1", mode = "vepa" }"#,
+            plain(found(Some(eth1()), MacvtapMode::Vepa), 1),
         ),
         (
             r#"af_packet = { dev = "eth1" }"#,

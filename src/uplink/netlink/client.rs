@@ -14,8 +14,9 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{Handle, LinkMacVtap, LinkMessageBuilder, LinkUnspec};
 
+use crate::uplink::address::stable;
 use crate::uplink::error::LinkError;
-use crate::uplink::spec::{MacvtapMode, MacvtapSpec};
+use crate::uplink::spec::{Changed, MacvtapMode, MacvtapSpec};
 
 /// No request takes long; one whose answer cannot be understood would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,8 +59,10 @@ pub struct Device {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
-    /// Whether it was told to receive frames for all groups, or all frames.
+    /// Whether it was told to receive frames for all groups.
     pub all_groups: bool,
+    /// Whether it was told to receive all frames.
+    pub promiscuous: bool,
     /// Its MTU.
     pub mtu: u32,
     /// Its address.
@@ -104,10 +107,8 @@ impl Device {
         let mut device = Self {
             ifindex: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
-            all_groups: message
-                .header
-                .flags
-                .intersects(LinkFlags::Allmulti | LinkFlags::Promisc),
+            all_groups: message.header.flags.contains(LinkFlags::Allmulti),
+            promiscuous: message.header.flags.contains(LinkFlags::Promisc),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Self::default()
         };
@@ -296,6 +297,22 @@ impl Client {
         changed.or_else(|error| gone_is_done("setting the MTU", &errno(&error)))
     }
 
+    /// Makes a device as it was; that the device is gone is no error.
+    pub async fn put_back(&self, changed: &Changed) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(changed.ifindex);
+        if let Some(mtu) = changed.mtu {
+            message = message.mtu(mtu.into());
+        }
+        if changed.few_groups {
+            message = message.allmulticast(false);
+        }
+        if changed.down {
+            message = message.down();
+        }
+        let done = self.handle.link().change(message.build()).execute().await;
+        done.or_else(|error| gone_is_done("making the device as it was", &errno(&error)))
+    }
+
     /// Removes a device; that it is gone already is no error.
     pub async fn remove(&self, ifindex: u32) -> Result<(), LinkError> {
         let removed = self.handle.link().del(ifindex).execute().await;
@@ -322,7 +339,8 @@ impl Client {
         };
         let mut message: LinkMessageBuilder<LinkMacVtap> =
             LinkMacVtap::new(&spec.name, parent, mode);
-        if let Some(mac) = spec.mac.filter(|_| spec.mode != MacvtapMode::Passthru) {
+        if spec.mode != MacvtapMode::Passthru {
+            let mac = spec.mac.unwrap_or_else(|| stable(&spec.name));
             message = message.address(mac.to_vec());
         }
         let made = self.handle.link().add(message.build()).execute().await;

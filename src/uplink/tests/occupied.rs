@@ -103,7 +103,6 @@ fn what_a_sibling_holds_is_no_obstacle_to_a_device_that_shares_the_parent() {
         ip("address add 10.0.0.1/24 dev mac0");
         let wanted = MacvtapSpec {
             name: "evb-up0".to_owned(),
-            adopt: false,
             parent: "va".to_owned(),
             mode: MacvtapMode::Bridge,
             queues: 1,
