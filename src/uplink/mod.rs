@@ -41,8 +41,8 @@ pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Changed, Created, Facts, FoundSpec, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec,
-    Made, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
+    ALL_QUEUES, Changed, Created, Facts, FoundSpec, HandedSpec, Kind, MAX_QUEUES, MacvtapMode,
+    MacvtapSpec, Made, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
 };
 pub use xdp::{Taken, XdpMode, XdpQueue};
 
@@ -65,6 +65,25 @@ pub struct Opened {
 /// Why not, and what helps; nothing that was made on the way stays.
 pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
     spec.check()?;
+    let (device, alone) = match spec {
+        Spec::Macvtap(spec) => (&spec.parent, spec.mode == MacvtapMode::Passthru),
+        Spec::Packet(spec) => (&spec.device, true),
+        Spec::Xdp(spec) => (&spec.device, true),
+        Spec::Tap(_) | Spec::Found(_) | Spec::Sriov(_) | Spec::Handed(_) => {
+            return open_device(spec);
+        }
+    };
+    let held = sriov::hold(&sriov::Linux::default(), device, alone)?;
+    let mut opened = open_device(spec)?;
+    if let Some(held) = held {
+        let over = opened.created.map(Box::new);
+        opened.created = Some(Created::Function(held, over));
+    }
+    Ok(opened)
+}
+
+/// The same where nobody else is known to use a function of a NIC.
+fn open_device(spec: &Spec) -> Result<Opened, LinkError> {
     match spec {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),

@@ -15,6 +15,8 @@ use crate::sys::tun;
 
 /// Queues that a link can have.
 pub const MAX_QUEUES: u16 = 64;
+/// Stands for as many queues as the device has, where a link serves those of a device.
+pub const ALL_QUEUES: u16 = 0;
 
 /// A device to make or take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +106,7 @@ pub struct PacketSpec {
 pub struct XdpSpec {
     /// Name of the device.
     pub device: String,
-    /// How many of its receive queues, each of which has a socket.
+    /// How many of its receive queues, each of which has a socket; or [`ALL_QUEUES`].
     pub queues: u16,
     /// Whether a device may be taken that holds an address or a default route.
     pub take_parent: bool,
@@ -207,11 +209,25 @@ impl Created {
     /// What could not be undone yet by [`Created::remove`], because another device needs it still, will be with that:
     /// one of `others`, if any of them is on the same parent.
     pub fn bequeath<'a>(&self, others: impl IntoIterator<Item = &'a mut Created>) {
-        let Self::Device(made) = self else { return };
-        others.into_iter().any(|other| match other {
-            Self::Device(heir) => made.bequeath(heir),
-            Self::Changed(_) | Self::Xdp(_) | Self::Function(..) => false,
-        });
+        let Some(made) = self.made() else { return };
+        let mut heirs = others.into_iter().filter_map(Created::made_mut);
+        heirs.any(|heir| made.bequeath(heir));
+    }
+
+    fn made(&self) -> Option<&Made> {
+        match self {
+            Self::Device(made) => Some(made),
+            Self::Function(_, over) => over.as_ref()?.made(),
+            Self::Changed(_) | Self::Xdp(_) => None,
+        }
+    }
+
+    fn made_mut(&mut self) -> Option<&mut Made> {
+        match self {
+            Self::Device(made) => Some(made),
+            Self::Function(_, over) => over.as_mut()?.made_mut(),
+            Self::Changed(_) | Self::Xdp(_) => None,
+        }
     }
 
     /// Undoes it. It is no error if somebody else has done so.
@@ -380,7 +396,7 @@ impl Spec {
         }
     }
 
-    /// How many queues are wanted.
+    /// How many queues are wanted; [`ALL_QUEUES`] where that is the device's affair.
     pub fn queues(&self) -> u16 {
         match self {
             Spec::Tap(spec) => spec.queues,
@@ -401,7 +417,8 @@ impl Spec {
             });
         }
         let queues = self.queues();
-        if (1..=MAX_QUEUES).contains(&queues) {
+        let open = queues == ALL_QUEUES && self.kind() == Kind::Xdp;
+        if open || (1..=MAX_QUEUES).contains(&queues) {
             Ok(())
         } else {
             Err(LinkError::Queues { queues })

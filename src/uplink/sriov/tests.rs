@@ -7,6 +7,7 @@ use std::fs;
 
 use super::error::HandoverError;
 use super::handover::bind;
+use super::hold;
 use super::host::Host;
 use super::prepare::{Ready, prepare};
 use super::spec::{FunctionSettings, Serves, SriovSpec, Via};
@@ -477,6 +478,29 @@ fn a_function_has_one_user() {
     assert!(matches!(busy, HandoverError::InUse { .. }), "{busy}");
     drop(first);
     prepare(&machine, &spec()).unwrap();
+}
+
+#[test]
+fn a_function_whose_device_is_named_has_one_user_too() {
+    let machine = Machine::with_functions(2);
+    let busy = "VF 1 of eth1 is in use by another uplink or another evb; remove that one, or choose another VF";
+    let hold = |alone| hold(&machine, "eth1v1", alone).map_err(|error| error.to_string());
+    let alone = hold(true).unwrap().unwrap();
+    assert_eq!(refusal(&machine, &spec()), busy);
+    assert_eq!(hold(true).unwrap_err(), busy);
+    assert_eq!(hold(false).unwrap_err(), busy);
+    drop(alone);
+    let shared = [hold(false).unwrap(), hold(false).unwrap()];
+    assert_eq!(hold(true).unwrap_err(), busy);
+    drop(shared);
+    let ready = prepare(&machine, &spec()).unwrap();
+    assert_eq!(hold(true).unwrap_err(), busy);
+    drop(ready);
+    hold(true).unwrap().unwrap();
+    // There is no virtual function behind these.
+    for device in ["eth1", "nil"] {
+        assert!(super::hold(&machine, device, true).unwrap().is_none());
+    }
 }
 
 #[test]
