@@ -176,6 +176,17 @@ pub enum LinkError {
         /// How many it has.
         has: u32,
     },
+    /// The device has more receive queues than a link.
+    #[error(
+        "{device} has {has} receive queues, and a link has {MAX_QUEUES} at most; run `ethtool -L {device} combined \
+         {MAX_QUEUES}`, or set `queues = {MAX_QUEUES}` if filters keep frames out of the others"
+    )]
+    ManyQueues {
+        /// The device.
+        device: String,
+        /// How many it has.
+        has: u32,
+    },
     /// Another socket is bound to a queue of the device.
     #[error(
         "another process has an AF_XDP socket on queue {queue} of {device}; stop it, or choose another device"

@@ -12,6 +12,7 @@ mod handed;
 mod kernel;
 mod matrix;
 mod mistakes;
+mod queues;
 mod straight;
 
 use std::fmt::Write;

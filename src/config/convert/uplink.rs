@@ -14,10 +14,11 @@ use super::words::{
     Faults, check_device, check_name, choice, device, flag, number, place, socket, unknown, worker,
 };
 use super::{Claims, Plug, Seat, Surroundings};
-use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
+use crate::config::file::{MacvtapTable, SriovTable, TapTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink};
 use crate::config::report::{Fault, Span};
 use crate::relay::PortConfig;
+use crate::uplink::{ALL_QUEUES, MAX_QUEUES};
 
 /// Links in one bond.
 const BOND_MAX: usize = 8;
@@ -453,11 +454,16 @@ fn queues(
         None => table.queues.clone(),
     };
     let of_vm = table.listen.is_some() || table.connect.is_some();
-    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(if of_vm {
-        QUEUES_OF_VM
-    } else {
-        QUEUES_OF_DEVICE
-    })
+    let via = |sriov: &Spanned<SriovTable>| sriov.get_ref().via.clone();
+    let via = table.sriov.as_ref().and_then(via);
+    let of_nic = table.af_xdp.is_some() || via.is_some_and(|via| via.get_ref() == "af_xdp");
+    // Frames in queues without a socket would be lost.
+    let (most, by_default) = match (of_vm, of_nic) {
+        (true, _) => (QUEUES_MAX, QUEUES_OF_VM),
+        (_, true) => (MAX_QUEUES.into(), ALL_QUEUES),
+        _ => (QUEUES_MAX, QUEUES_OF_DEVICE),
+    };
+    number(&word, "queues", 1..=most, faults).unwrap_or(by_default)
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {

@@ -94,6 +94,10 @@ fn kinds_of_uplink() {
             plain(LinkKind::AfXdp { dev: eth1() }, 2),
         ),
         (
+            r#"af_xdp = { dev = "eth1" }"#,
+            plain(LinkKind::AfXdp { dev: eth1() }, 0),
+        ),
+        (
             r#"sriov = { pf = "eth1", vf = 3 }"#,
             plain(sriov(Via::Macvtap), 1),
         ),
@@ -103,7 +107,7 @@ fn kinds_of_uplink() {
         ),
         (
             r#"sriov = { pf = "eth1", vf = 3, via = "af_xdp" }"#,
-            plain(sriov(Via::AfXdp), 1),
+            plain(sriov(Via::AfXdp), 0),
         ),
     ];
     for (words, expected) in table {
