@@ -21,7 +21,7 @@ pub fn open(spec: &FoundSpec) -> Result<Opened, LinkError> {
         let settings = Settings {
             mtu: spec.mtu.filter(|mtu| u32::from(*mtu) != device.mtu),
             // It filters groups by those that the host has joined on it, in every mode.
-            all_multicast: !device.all_groups,
+            all_multicast: !device.reception.all_groups,
             up: !device.up,
             ..Settings::default()
         };

@@ -59,10 +59,8 @@ pub struct Device {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
-    /// Whether it was told to receive frames for all groups.
-    pub all_groups: bool,
-    /// Whether it was told to receive all frames.
-    pub promiscuous: bool,
+    /// What it was told to receive beyond what is its own.
+    pub reception: Reception,
     /// Its MTU.
     pub mtu: u32,
     /// Its address.
@@ -77,6 +75,15 @@ pub struct Device {
     pub macvtap: Option<MacvtapMode>,
     /// What is known of a TUN or TAP device.
     pub tun: Option<Tun>,
+}
+
+/// What a device was told to receive beyond what is its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reception {
+    /// Frames for all groups.
+    pub all_groups: bool,
+    /// All frames.
+    pub everything: bool,
 }
 
 /// What is known of a TUN or TAP device.
@@ -107,8 +114,10 @@ impl Device {
         let mut device = Self {
             ifindex: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
-            all_groups: message.header.flags.contains(LinkFlags::Allmulti),
-            promiscuous: message.header.flags.contains(LinkFlags::Promisc),
+            reception: Reception {
+                all_groups: message.header.flags.contains(LinkFlags::Allmulti),
+                everything: message.header.flags.contains(LinkFlags::Promisc),
+            },
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Self::default()
         };
