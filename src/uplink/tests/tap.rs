@@ -156,6 +156,9 @@ fn a_device_without_a_configured_address_has_the_same_again() {
         assert!(!exists("evb0"));
         assert_eq!(address("evb0"), first);
         assert_ne!(address("evb1"), first);
+        in_namespace(move || {
+            assert_ne!(link(&Spec::Tap(spec("evb0"))).0.mac().octets(), first);
+        });
         // One that is there has an address, which is not ours to change.
         ip("tuntap add dev evb0 mode tap");
         ip("link set evb0 address 52:54:00:00:00:07");
