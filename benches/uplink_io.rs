@@ -47,7 +47,6 @@ fn main() -> io::Result<()> {
     }));
     let macvtap = device(&Spec::Macvtap(MacvtapSpec {
         name: "evb-up0".into(),
-        adopt: false,
         parent: "va".into(),
         mode: MacvtapMode::Passthru,
         queues: 1,

@@ -265,7 +265,7 @@ pub struct Member {
 pub struct Link {
     /// What it is.
     pub kind: LinkKind,
-    /// Queue pairs.
+    /// Queue pairs; [`ALL_QUEUES`](crate::uplink::ALL_QUEUES) where the device decides.
     pub queues: u16,
     /// Whether a NIC may be taken that holds an address or a default route.
     pub take_parent: bool,
@@ -284,6 +284,15 @@ pub enum LinkKind {
     Macvtap {
         /// The NIC.
         parent: String,
+        /// How it shares the NIC.
+        mode: MacvtapMode,
+    },
+    /// A MACVTAP device that is there.
+    Found {
+        /// Its name.
+        name: String,
+        /// The NIC that it has to be on, if that is stated.
+        parent: Option<String>,
         /// How it shares the NIC.
         mode: MacvtapMode,
     },

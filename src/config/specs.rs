@@ -9,7 +9,7 @@ use crate::frame::mac::Mac;
 use crate::relay::{MacPolicy, Mode, PortConfig, VlanConfig};
 use crate::uplink::sriov::{self, Serves, SriovSpec};
 use crate::uplink::{
-    self, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
+    self, FoundSpec, HandedSpec, MacvtapSpec, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
 };
 
 impl Config {
@@ -145,7 +145,6 @@ impl Link {
             LinkKind::Handed(handed) => Some(handed.spec(station)),
             LinkKind::Macvtap { parent, mode } => Some(Spec::Macvtap(MacvtapSpec {
                 name: macvtap_name(name),
-                adopt: false,
                 parent: parent.clone(),
                 mode: (*mode).into(),
                 queues: self.queues,
@@ -154,6 +153,16 @@ impl Link {
                     .map(Mac::octets),
                 mtu,
                 take_parent: self.take_parent,
+            })),
+            LinkKind::Found { name, parent, mode } => Some(Spec::Found(FoundSpec {
+                name: name.clone(),
+                parent: parent.clone(),
+                mode: (*mode).into(),
+                queues: self.queues,
+                mac: station
+                    .filter(|_| *mode != MacvtapMode::Passthru)
+                    .map(Mac::octets),
+                mtu,
             })),
             LinkKind::AfPacket { dev } => Some(Spec::Packet(PacketSpec {
                 device: dev.clone(),

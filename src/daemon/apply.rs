@@ -3,7 +3,7 @@
 //! What did not change is not touched. What changed beyond what a running port can take is removed
 //! and added again, which its front end sees as a reconnect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -225,9 +225,12 @@ impl Daemon {
         let wanted = wanted(config);
         let mut errors = vec![];
         self.establish_relays(config, &mut errors);
+        // Relays that miss a port: what else is wrong with them follows from that.
+        let mut lacking = BTreeSet::new();
         for (name, port) in &wanted {
             if let Err(error) = self.establish_port(name, port, &mut opened) {
                 errors.push(error);
+                lacking.insert(port.relay.as_str());
             }
         }
         for (name, port) in &wanted {
@@ -245,12 +248,15 @@ impl Daemon {
             match self.world.rebuild(place) {
                 Ok(true) => divided.push(name),
                 Ok(false) => {}
+                Err(_) if lacking.contains(name.as_str()) => {}
                 Err(error) => errors.push(ApplyError::Relay {
                     relay: name.clone(),
                     why: error.to_string(),
                 }),
             }
-            for (entry, error) in self.world.set_statics(place, &relay.statics) {
+            let refused = self.world.set_statics(place, &relay.statics);
+            let told = |_: &_| !lacking.contains(name.as_str());
+            for (entry, error) in refused.into_iter().filter(told) {
                 let why = format!("static address {} on {}: {error}", entry.mac, entry.port);
                 errors.push(ApplyError::Relay {
                     relay: name.clone(),

@@ -103,10 +103,25 @@ impl Daemon {
             && let Some(links) = self.world.links_mut(id)
         {
             let turn = links.found(&name, search, link, &self.devices.known, &opener);
+            let queues = links.queues();
+            self.widen(id, queues);
             self.turned(id, &name, turn);
         } else {
             // Its port was removed meanwhile; whoever did that waits for the event that follows.
             opener.discard(link);
+        }
+    }
+
+    /// Gives workers to the queues of a device that has more than it had.
+    fn widen(&mut self, id: PortId, queues: u16) {
+        let had = self
+            .world
+            .port(id)
+            .map(|port| port.queues.workers().count());
+        let more = usize::from(queues).saturating_sub(had.unwrap_or_default());
+        let workers = self.world.assign(more as u16);
+        if let Some(queues) = self.world.queues_mut(id) {
+            queues.extend(workers);
         }
     }
 

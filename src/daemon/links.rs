@@ -335,9 +335,14 @@ impl Links {
         self.active.is_some()
     }
 
-    /// Queues that any of the links may have.
+    /// Queues that any of the links has or is to have. One whose device decides that may come back with more.
     pub fn queues(&self) -> u16 {
-        let queues = self.names.iter().map(|(_, spec)| spec.queues());
+        let each = self.names.iter().zip(&self.members);
+        let queues = each.map(|((_, spec), member)| match member {
+            // There are never as many as would not fit.
+            Member::Open(open) => (open.link.queues().len() as u16).max(spec.queues()),
+            Member::Away(_) => spec.queues(),
+        });
         queues.max().unwrap_or_default()
     }
 

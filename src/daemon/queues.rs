@@ -40,6 +40,12 @@ impl Queues {
         }
     }
 
+    /// Adds one for each of `workers`.
+    pub fn extend(&mut self, workers: impl Iterator<Item = usize>) {
+        let workers = workers.map(|worker| self.pinned.unwrap_or(worker));
+        self.list.append(&mut Self::new(workers).list);
+    }
+
     /// The worker of each.
     pub fn workers(&self) -> impl Iterator<Item = usize> {
         self.list.iter().map(|queue| queue.assignment.worker)

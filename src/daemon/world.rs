@@ -303,6 +303,12 @@ impl World {
         }
     }
 
+    /// The queues of a port.
+    pub fn queues_mut(&mut self, id: PortId) -> Option<&mut Queues> {
+        let port = self.ports.get_mut(id.index())?.as_mut()?;
+        Some(&mut port.queues)
+    }
+
     /// The devices of the host behind a port; the same goes for them.
     pub fn links_mut(&mut self, id: PortId) -> Option<&mut Links> {
         match self.kind_mut(id)? {
@@ -570,7 +576,7 @@ impl World {
 
     /// Workers for so many new queues: each the one with the least to do, and the fewest queues among those that are
     /// about as busy.
-    fn assign(&self, queues: u16) -> impl Iterator<Item = usize> + use<> {
+    pub fn assign(&self, queues: u16) -> impl Iterator<Item = usize> + use<> {
         let mut load = self.load();
         let busy = self.busy.clone();
         (0..queues).map(move |_| {

@@ -49,6 +49,32 @@ pub fn wait_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> bool {
     }
 }
 
+/// The number of the network namespace of a socket, which no other has or had since the system started; that of
+/// the first one is the same each time.
+///
+/// # Errors
+///
+/// The error of `getsockopt`: before Linux 5.14 there is no such number.
+pub fn namespace(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut number = 0_u64;
+    let mut len = size_of_val(&number) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a number of that size.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut number).cast(),
+            &raw mut len,
+        )
+    };
+    if done == 0 {
+        Ok(number)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The process that listened at the socket which this one was connected to, when it began to.
 ///
 /// # Errors

@@ -45,6 +45,14 @@ pub enum LinkError {
         /// The device.
         device: String,
     },
+    /// A device that is there is not what it should be.
+    #[error("{device} {wrong}")]
+    NotAsStated {
+        /// The device.
+        device: String,
+        /// What is wrong with it, and what would be right.
+        wrong: String,
+    },
     /// Another device has the name.
     #[error(
         "the name is taken by {found}; choose another, or remove that one with `ip link delete dev \
@@ -168,6 +176,17 @@ pub enum LinkError {
         /// How many it has.
         has: u32,
     },
+    /// The device has more receive queues than a link.
+    #[error(
+        "{device} has {has} receive queues, and a link has {MAX_QUEUES} at most; run `ethtool -L {device} combined \
+         {MAX_QUEUES}`, or set `queues = {MAX_QUEUES}` if filters keep frames out of the others"
+    )]
+    ManyQueues {
+        /// The device.
+        device: String,
+        /// How many it has.
+        has: u32,
+    },
     /// Another socket is bound to a queue of the device.
     #[error(
         "another process has an AF_XDP socket on queue {queue} of {device}; stop it, or choose another device"
@@ -256,28 +275,52 @@ pub struct Occupied {
     pub addresses: Vec<String>,
     /// Default routes that lead over it: the gateways, or `on-link`.
     pub default_routes: Vec<String>,
+    /// What other devices hold that get their frames from it.
+    pub above: Vec<Standing>,
+}
+
+/// A device that gets its frames from another, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its name.
+    pub device: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Default routes that lead over it.
+    pub default_routes: Vec<String>,
 }
 
 impl Occupied {
     /// Whether the device can be taken without harm.
     pub fn is_free(&self) -> bool {
-        self.addresses.is_empty() && self.default_routes.is_empty()
+        self.addresses.is_empty() && self.default_routes.is_empty() && self.above.is_empty()
     }
+}
+
+/// `it` has these.
+fn holds(it: &str, addresses: &[String], default_routes: &[String]) -> String {
+    let mut parts = vec![];
+    if !addresses.is_empty() {
+        parts.push(format!("{it} has the address {}", addresses.join(", ")));
+    }
+    if !default_routes.is_empty() {
+        let it = if parts.is_empty() { it } else { "it" };
+        let routes = default_routes.join(", ");
+        parts.push(format!("the default route by {routes} leads over {it}"));
+    }
+    parts.join(" and ")
 }
 
 impl fmt::Display for Occupied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.addresses.is_empty() {
-            write!(f, "it has the address {}", self.addresses.join(", "))?;
-        }
-        if !self.default_routes.is_empty() {
-            if !self.addresses.is_empty() {
-                f.write_str(" and ")?;
-            }
-            let routes = self.default_routes.join(", ");
-            write!(f, "the default route by {routes} leads over it")?;
-        }
-        Ok(())
+        let own = holds("it", &self.addresses, &self.default_routes);
+        let above = self.above.iter().map(|standing| {
+            let it = format!("{}, which stands on it,", standing.device);
+            holds(&it, &standing.addresses, &standing.default_routes)
+        });
+        let all = std::iter::once(own).chain(above);
+        let all: Vec<_> = all.filter(|text| !text.is_empty()).collect();
+        f.write_str(&all.join("; "))
     }
 }
 
@@ -287,10 +330,18 @@ fn recipe(parent: &str, occupied: &Occupied) -> String {
                   device:\n  [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  \
                   tap = { name = \"evb0\" }\nwith `take_parent = true` in the [[uplink]], and as \
                   soon as evb runs move what the host needs:";
-    let addresses = occupied.addresses.iter().map(|address| {
-        format!("ip address del {address} dev {parent}; ip address add {address} dev evb0")
+    let above = occupied
+        .above
+        .iter()
+        .map(|standing| (standing.device.as_str(), &standing.addresses));
+    let addresses = std::iter::once((parent, &occupied.addresses)).chain(above);
+    let addresses = addresses.flat_map(|(device, addresses)| {
+        addresses.iter().map(move |address| {
+            format!("ip address del {address} dev {device}; ip address add {address} dev evb0")
+        })
     });
-    let routes = occupied.default_routes.iter().map(|route| {
+    let above = occupied.above.iter().flat_map(|it| &it.default_routes);
+    let routes = occupied.default_routes.iter().chain(above).map(|route| {
         let way = match route.as_str() {
             "on-link" => String::new(),
             gateway => format!("via {gateway} "),
@@ -313,13 +364,19 @@ mod tests {
         let occupied = Occupied {
             addresses: vec!["192.0.2.5/24".into()],
             default_routes: vec!["192.0.2.1".into(), "fe80::1".into()],
+            above: vec![Standing {
+                device: "br0".into(),
+                addresses: vec!["10.0.0.1/8".into()],
+                default_routes: vec!["on-link".into()],
+            }],
         };
         let error = LinkError::Occupied {
             parent: "eth1".into(),
             occupied,
         };
         let expected = "eth1 connects the host itself: it has the address 192.0.2.5/24 and the \
-                        default route by 192.0.2.1, fe80::1 leads over it\n\
+                        default route by 192.0.2.1, fe80::1 leads over it; br0, which stands on it, has \
+                        the address 10.0.0.1/8 and the default route by on-link leads over it\n\
                         Choose another device, or let the host have a port of the relay and take \
                         the device:\n  \
                         [[port]]\n  name = \"host\"\n  relay = \"RELAY\"\n  tap = { name = \"evb0\" \
@@ -327,8 +384,10 @@ mod tests {
                         move what the host needs:\n  \
                         ip address del 192.0.2.5/24 dev eth1; ip address add 192.0.2.5/24 dev \
                         evb0\n  \
+                        ip address del 10.0.0.1/8 dev br0; ip address add 10.0.0.1/8 dev evb0\n  \
                         ip route replace default via 192.0.2.1 dev evb0\n  \
-                        ip -6 route replace default via fe80::1 dev evb0";
+                        ip -6 route replace default via fe80::1 dev evb0\n  \
+                        ip route replace default dev evb0";
         assert_eq!(error.to_string(), expected);
     }
 

@@ -56,6 +56,15 @@ pub fn adopt(spec: &HandedSpec, queues: Vec<OwnedFd>) -> Result<Opened, LinkErro
         wrong(*first, text)
     })?;
     let kind = check(spec, &name, &device).map_err(|text| wrong(*first, text))?;
+    // It filters groups by those that the host has joined on it, in every mode. Who serves no IPv6 and joins them
+    // there can do without.
+    let hears_groups = device.reception.all_groups || device.reception.everything;
+    if kind == Kind::Macvtap && !hears_groups {
+        log::warn!(
+            "{name} drops frames for groups that the host has not joined on it, such as those by which IPv6 finds \
+             neighbours; run `ip link set dev {name} allmulticast on`"
+        );
+    }
     Ok(Opened {
         facts: Facts {
             kind,

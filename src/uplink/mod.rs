@@ -15,6 +15,7 @@
 //! This room does not know relays, guests or the configuration, and repairs no frame: what a link
 //! cannot take is told by [`Link::accepts`].
 
+mod address;
 mod error;
 mod handed;
 mod inbox;
@@ -34,14 +35,14 @@ mod xdp;
 
 use std::os::fd::OwnedFd;
 
-pub use error::{LinkError, Occupied};
+pub use error::{LinkError, Occupied, Standing};
 pub use handed::adopt;
 pub use inbox::{Arrivals, BATCH, Inbox};
 pub use link::{Link, LinkQueue, RECEIVE_BUFFER, Received, is_full, is_lost_frame};
 pub use peer::PeerQueue;
 pub use spec::{
-    Created, Facts, HandedSpec, Kind, MAX_QUEUES, MacvtapMode, MacvtapSpec, Made, PacketSpec, Spec,
-    TapSpec, XdpSpec, macvtap_name,
+    ALL_QUEUES, Changed, Created, Facts, FoundSpec, HandedSpec, Kind, MAX_QUEUES, MacvtapMode,
+    MacvtapSpec, Made, PacketSpec, Spec, TapSpec, XdpSpec, macvtap_name,
 };
 pub use xdp::{Taken, XdpMode, XdpQueue};
 
@@ -64,9 +65,29 @@ pub struct Opened {
 /// Why not, and what helps; nothing that was made on the way stays.
 pub fn open(spec: &Spec) -> Result<Opened, LinkError> {
     spec.check()?;
+    let (device, alone) = match spec {
+        Spec::Macvtap(spec) => (&spec.parent, spec.mode == MacvtapMode::Passthru),
+        Spec::Packet(spec) => (&spec.device, true),
+        Spec::Xdp(spec) => (&spec.device, true),
+        Spec::Tap(_) | Spec::Found(_) | Spec::Sriov(_) | Spec::Handed(_) => {
+            return open_device(spec);
+        }
+    };
+    let held = sriov::hold(&sriov::Linux::default(), device, alone)?;
+    let mut opened = open_device(spec)?;
+    if let Some(held) = held {
+        let over = opened.created.map(Box::new);
+        opened.created = Some(Created::Function(held, over));
+    }
+    Ok(opened)
+}
+
+/// The same where nobody else is known to use a function of a NIC.
+fn open_device(spec: &Spec) -> Result<Opened, LinkError> {
     match spec {
         Spec::Tap(spec) => tap::open(spec),
         Spec::Macvtap(spec) => macvtap::open(spec),
+        Spec::Found(spec) => macvtap::found::open(spec),
         Spec::Packet(spec) => packet::open(spec),
         Spec::Xdp(spec) => xdp::open(spec),
         Spec::Sriov(spec) => sriov::open(spec),

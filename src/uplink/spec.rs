@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::fnv;
 use super::error::LinkError;
 use super::netlink;
 use super::sriov::{HeldFunction, SriovSpec};
@@ -14,6 +15,8 @@ use crate::sys::tun;
 
 /// Queues that a link can have.
 pub const MAX_QUEUES: u16 = 64;
+/// Stands for as many queues as the device has, where a link serves those of a device.
+pub const ALL_QUEUES: u16 = 0;
 
 /// A device to make or take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,8 @@ pub enum Spec {
     Tap(TapSpec),
     /// A MACVTAP device.
     Macvtap(MacvtapSpec),
+    /// A MACVTAP device that is there.
+    Found(FoundSpec),
     /// A packet socket.
     Packet(PacketSpec),
     /// `AF_XDP` sockets.
@@ -40,13 +45,13 @@ pub struct TapSpec {
     pub name: String,
     /// How many queues.
     pub queues: u16,
-    /// Address of the host's side; as it is where there is none.
+    /// Address of the host's side; where there is none, as it is, and made of names for a device that is made here.
     pub mac: Option<[u8; 6]>,
     /// MTU of the host's side; as it is where there is none.
     pub mtu: Option<u16>,
-    /// A user who may attach to a device that is made here.
+    /// A user who may attach; as it is where there is none.
     pub owner: Option<u32>,
-    /// A group that may attach to a device that is made here.
+    /// A group that may attach; as it is where there is none.
     pub group: Option<u32>,
 }
 
@@ -55,21 +60,36 @@ pub struct TapSpec {
 pub struct MacvtapSpec {
     /// Name of the device.
     pub name: String,
-    /// Whether one that is there already is taken, if it has the parent and the mode. It stays.
-    pub adopt: bool,
     /// Name of the device below.
     pub parent: String,
     /// How it shares the parent.
     pub mode: MacvtapMode,
     /// How many queues.
     pub queues: u16,
-    /// The address whose frames it gets; a random one where there is none. In passthru mode it is
+    /// The address whose frames it gets; one made of names where there is none. In passthru mode it is
     /// always the parent's.
     pub mac: Option<[u8; 6]>,
     /// The MTU, for which the parent's is raised where it must; the parent's where there is none.
     pub mtu: Option<u16>,
     /// Whether a parent may be taken that holds an address or a default route.
     pub take_parent: bool,
+}
+
+/// A MACVTAP device that is there, and stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundSpec {
+    /// Name of the device.
+    pub name: String,
+    /// The name that the device below has to have; any where there is none.
+    pub parent: Option<String>,
+    /// How it has to share the parent.
+    pub mode: MacvtapMode,
+    /// How many queues.
+    pub queues: u16,
+    /// The address that it has to have; any where there is none.
+    pub mac: Option<[u8; 6]>,
+    /// The MTU, which it has for as long as it is used; its own where there is none.
+    pub mtu: Option<u16>,
 }
 
 /// A packet socket.
@@ -86,7 +106,7 @@ pub struct PacketSpec {
 pub struct XdpSpec {
     /// Name of the device.
     pub device: String,
-    /// How many of its receive queues, each of which has a socket.
+    /// How many of its receive queues, each of which has a socket; or [`ALL_QUEUES`].
     pub queues: u16,
     /// Whether a device may be taken that holds an address or a default route.
     pub take_parent: bool,
@@ -177,6 +197,8 @@ impl Facts {
 pub enum Created {
     /// A device that was made.
     Device(Made),
+    /// A device that was there, and changed.
+    Changed(Changed),
     /// A device whose frames go to our sockets.
     Xdp(Taken),
     /// A virtual function in use, and what was made over it.
@@ -187,11 +209,25 @@ impl Created {
     /// What could not be undone yet by [`Created::remove`], because another device needs it still, will be with that:
     /// one of `others`, if any of them is on the same parent.
     pub fn bequeath<'a>(&self, others: impl IntoIterator<Item = &'a mut Created>) {
-        let Self::Device(made) = self else { return };
-        others.into_iter().any(|other| match other {
-            Self::Device(heir) => made.bequeath(heir),
-            Self::Xdp(_) | Self::Function(..) => false,
-        });
+        let Some(made) = self.made() else { return };
+        let mut heirs = others.into_iter().filter_map(Created::made_mut);
+        heirs.any(|heir| made.bequeath(heir));
+    }
+
+    fn made(&self) -> Option<&Made> {
+        match self {
+            Self::Device(made) => Some(made),
+            Self::Function(_, over) => over.as_ref()?.made(),
+            Self::Changed(_) | Self::Xdp(_) => None,
+        }
+    }
+
+    fn made_mut(&mut self) -> Option<&mut Made> {
+        match self {
+            Self::Device(made) => Some(made),
+            Self::Function(_, over) => over.as_mut()?.made_mut(),
+            Self::Changed(_) | Self::Xdp(_) => None,
+        }
     }
 
     /// Undoes it. It is no error if somebody else has done so.
@@ -202,6 +238,9 @@ impl Created {
     pub fn remove(&self) -> Result<(), LinkError> {
         match self {
             Self::Device(made) => netlink::with_client(async |client| made.undo(client).await),
+            Self::Changed(changed) => {
+                netlink::with_client(async |client| changed.undo(client).await)
+            }
             Self::Xdp(taken) => taken.undo(),
             Self::Function(held, over) => {
                 // One that stays is no reason to keep the other.
@@ -222,6 +261,25 @@ pub struct Made {
     pub(super) parent: u32,
     /// The MTU that the parent had before; `None` where it was not raised.
     pub(super) parent_mtu: Option<u16>,
+}
+
+/// What was changed about a device that was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its number.
+    pub(super) ifindex: u32,
+    /// The MTU that it had before; `None` where that is not changed.
+    pub(super) mtu: Option<u16>,
+    /// It did not receive frames for all groups.
+    pub(super) few_groups: bool,
+    /// It was switched off.
+    pub(super) down: bool,
+}
+
+impl Changed {
+    pub(super) async fn undo(&self, client: &netlink::Client) -> Result<(), LinkError> {
+        client.put_back(self).await
+    }
 }
 
 impl Made {
@@ -275,6 +333,7 @@ impl Spec {
         let (device, parent) = match self {
             Spec::Tap(spec) => (Some(&spec.name), None),
             Spec::Macvtap(spec) => (Some(&spec.name), Some(&spec.parent)),
+            Spec::Found(spec) => (Some(&spec.name), None),
             Spec::Packet(spec) => (Some(&spec.device), None),
             Spec::Xdp(spec) => (Some(&spec.device), None),
             Spec::Handed(_) => (None, None),
@@ -288,6 +347,7 @@ impl Spec {
         match self {
             Spec::Tap(spec) => &spec.name,
             Spec::Macvtap(spec) => &spec.name,
+            Spec::Found(spec) => &spec.name,
             Spec::Packet(spec) => &spec.device,
             Spec::Xdp(spec) => &spec.device,
             Spec::Sriov(spec) => &spec.pf,
@@ -299,7 +359,7 @@ impl Spec {
     pub fn kind(&self) -> Kind {
         match self {
             Spec::Tap(_) | Spec::Handed(HandedSpec { macvtap: None, .. }) => Kind::Tap,
-            Spec::Macvtap(_) | Spec::Handed(_) => Kind::Macvtap,
+            Spec::Macvtap(_) | Spec::Found(_) | Spec::Handed(_) => Kind::Macvtap,
             Spec::Packet(_) => Kind::Packet,
             Spec::Xdp(_) => Kind::Xdp,
             Spec::Sriov(spec) => spec.kind(),
@@ -336,11 +396,12 @@ impl Spec {
         }
     }
 
-    /// How many queues are wanted.
+    /// How many queues are wanted; [`ALL_QUEUES`] where that is the device's affair.
     pub fn queues(&self) -> u16 {
         match self {
             Spec::Tap(spec) => spec.queues,
             Spec::Macvtap(spec) => spec.queues,
+            Spec::Found(spec) => spec.queues,
             Spec::Packet(spec) => spec.queues,
             Spec::Xdp(spec) => spec.queues,
             // There are never as many as would not fit.
@@ -356,7 +417,8 @@ impl Spec {
             });
         }
         let queues = self.queues();
-        if (1..=MAX_QUEUES).contains(&queues) {
+        let open = queues == ALL_QUEUES && self.kind() == Kind::Xdp;
+        if open || (1..=MAX_QUEUES).contains(&queues) {
             Ok(())
         } else {
             Err(LinkError::Queues { queues })
@@ -384,9 +446,6 @@ pub fn macvtap_name(uplink: &str) -> String {
     if is_name(&name) {
         return name;
     }
-    // FNV-1a, of which 44 bits fit.
-    let hash = uplink.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
-        (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-    });
-    format!("evb-{:011x}", hash >> 20)
+    // 44 bits of it fit.
+    format!("evb-{:011x}", fnv(uplink.bytes()) >> 20)
 }

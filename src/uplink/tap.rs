@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::Opened;
+use super::address::stable;
 use super::error::LinkError;
 use super::netlink::{Client, Device, Settings, with_client};
 use super::spec::{Facts, Kind, TapSpec};
@@ -41,12 +42,14 @@ pub fn open(spec: &TapSpec) -> Result<Opened, LinkError> {
             uso &= set_up_queue(node)
                 .map_err(|error| LinkError::admin("preparing the TAP device", &error))?;
         }
-        if let (None, Some(node)) = (&existing, nodes.first()) {
+        if let Some(node) = nodes.first() {
             let owned = spec.owner.map_or(Ok(()), |user| tun::set_owner(node, user));
             let owned = owned.and_then(|()| spec.group.map_or(Ok(()), |g| tun::set_group(node, g)));
             owned.map_err(|error| LinkError::admin("giving the TAP device an owner", &error))?;
         }
-        let facts = set_up_device(client, spec, uso).await?;
+        let made = existing.is_none().then(|| stable(&spec.name));
+        let mac = spec.mac.or(made);
+        let facts = set_up_device(client, spec, mac, uso).await?;
         let queues = nodes.into_iter().map(OwnedFd::from).collect();
         let created = None;
         Ok(Opened {
@@ -111,10 +114,15 @@ pub fn set_up_queue(node: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-async fn set_up_device(client: &Client, spec: &TapSpec, uso: bool) -> Result<Facts, LinkError> {
+async fn set_up_device(
+    client: &Client,
+    spec: &TapSpec,
+    mac: Option<[u8; 6]>,
+    uso: bool,
+) -> Result<Facts, LinkError> {
     let device = client.get(&spec.name).await?;
     let settings = Settings {
-        mac: spec.mac,
+        mac,
         mtu: spec.mtu,
         up: true,
         ..Settings::default()

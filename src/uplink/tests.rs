@@ -1,6 +1,7 @@
 //! Real devices, in network namespaces that each test makes and that end with it.
 
 mod macvtap;
+mod occupied;
 mod packet;
 mod tap;
 mod watch;

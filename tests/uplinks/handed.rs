@@ -89,6 +89,8 @@ fn a_daemon_without_capabilities_uses_what_is_handed_in() {
         for (far, station) in [("evb0", 600), ("vb", 601)] {
             both_ways(&mut guest, &mut Wire::new(far), station);
         }
+        // Who has made it is told what its guests would miss.
+        evb.expect_log(0, &["`ip link set dev mv0 allmulticast on`"]);
         // A port that is removed can come back: the descriptors stay.
         let without = config(&[("p", "")], &uplink("macvtap = { fd = 212 }"));
         for text in [&without, &text] {

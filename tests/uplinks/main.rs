@@ -4,15 +4,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod bond;
 mod changes;
 mod floods;
+mod found;
 mod gone;
 mod handed;
 mod kernel;
 mod matrix;
 mod mistakes;
 mod offloads;
+mod queues;
 mod straight;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What an operator can get wrong: the error names the port, the device and the remedy.
 
+use std::process::Command;
+
 use crate::support::netns::{exists, in_namespace, ip, veth};
 use crate::support::{Evb, Finished};
 use crate::{config, expect_state, start, uplink};
@@ -85,6 +87,13 @@ fn devices_that_cannot_be_used_are_named_with_the_remedy() {
         for device in ["evb-up", "evb-a", "evb-b", "evb0"] {
             assert!(!exists(device), "{device}");
         }
+        // What follows from one is not told as another.
+        let alone = "[[relay]]\nname = \"alone\"\n[[port]]\nname = \"p\"\nrelay = \"alone\"\n\
+                     mode = \"passthrough\"\nlisten = \"{dir}/p\"\n[[uplink]]\nname = \"away\"\n\
+                     relay = \"alone\"\naf_packet = { dev = \"nil\" }\n";
+        let output = fails(alone);
+        assert!(output.contains("port away"), "{output}");
+        assert!(!output.contains("relay alone"), "{output}");
         // Several mistakes are told at once.
         let both = host("name = \"va\"", "") + &uplink("af_packet = { dev = \"nil\" }");
         complains(&both, &["port host", "port up"]);
@@ -190,11 +199,25 @@ fn what_a_reload_cannot_open_is_told_and_the_rest_goes_on() {
 fn a_device_with_an_owner_can_be_opened_by_that_user() {
     in_namespace(|| {
         let table = "name = \"evb0\", owner = 65534, group = 65533";
-        let net = start(&config(&[], &host(table, "")), &["host"]);
+        let net = start(&config(&[], &host(table, "queues = 2")), &["host"]);
         for (file, id) in [("owner", "65534"), ("group", "65533")] {
             let shown = std::fs::read_to_string(format!("/sys/class/net/evb0/{file}")).unwrap();
             assert_eq!(shown.trim(), id);
         }
+        // It attaches one more queue, which goes with it.
+        let attach = |user: &str, group: &str| {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
+            command.args(["ip", "tuntap", "del", "dev", "evb0"]);
+            command.args(["mode", "tap", "multi_queue", "vnet_hdr"]);
+            command.output().unwrap()
+        };
+        let done = attach("65534", "65533");
+        assert!(done.status.success(), "{done:?}");
+        for (user, group) in [("65533", "65533"), ("65534", "65534")] {
+            assert!(!attach(user, group).status.success(), "{user}:{group}");
+        }
+        expect_state(&net.evb, "host", "running");
         net.evb.stop();
     });
 }

@@ -11,13 +11,14 @@ use super::sriov::sriov;
 use super::tap::{self, Device};
 use super::vlan::VlanWords;
 use super::words::{
-    Faults, check_name, choice, device, flag, number, place, socket, unknown, worker,
+    Faults, check_device, check_name, choice, device, flag, number, place, socket, unknown, worker,
 };
 use super::{Claims, Plug, Seat, Surroundings};
-use crate::config::file::{MacvtapTable, TapTable, UplinkTable, Word};
+use crate::config::file::{MacvtapTable, SriovTable, TapTable, UplinkTable, Word};
 use crate::config::model::{Attachment, Link, LinkKind, MacvtapMode, Member, Uplink};
 use crate::config::report::{Fault, Span};
 use crate::relay::PortConfig;
+use crate::uplink::{ALL_QUEUES, MAX_QUEUES};
 
 /// Links in one bond.
 const BOND_MAX: usize = 8;
@@ -357,16 +358,34 @@ fn macvtap_of(
     if let Some(fd) = &table.fd {
         return tap::macvtap(table, fd, mode, claims, faults).map(LinkKind::Handed);
     }
-    if let Some(at) = place(&table.name) {
-        faults.push(
-            Fault::at(at, "`name` goes with `fd`")
-                .help("leave it out: a device that evb makes is named after the uplink"),
-        );
+    if let Some(word) = &table.name {
+        return found(word, table, mode, claims, faults);
     }
     let parent = device(&table.parent, "parent", &word.span(), faults)?;
     let at = place(&table.parent).unwrap_or_else(|| word.span());
     claims.device(&parent, &at, mode == MacvtapMode::Passthru, faults);
     Some(LinkKind::Macvtap { parent, mode })
+}
+
+/// A MACVTAP device that is there: its parent is known, and may be stated.
+fn found(
+    word: &Spanned<String>,
+    table: &MacvtapTable,
+    mode: MacvtapMode,
+    claims: &mut Claims,
+    faults: &mut Faults,
+) -> Option<LinkKind> {
+    let name = word.get_ref();
+    let mut good = check_device(name, word.span(), faults);
+    claims.device(name, &word.span(), true, faults);
+    if let Some(parent) = &table.parent {
+        good &= check_device(parent.get_ref(), parent.span(), faults);
+        let alone = mode == MacvtapMode::Passthru;
+        claims.device(parent.get_ref(), &parent.span(), alone, faults);
+    }
+    let parent = table.parent.as_ref().map(|word| word.get_ref().clone());
+    let name = name.clone();
+    good.then_some(LinkKind::Found { name, parent, mode })
 }
 
 fn socket_of(word: &Spanned<String>, claims: &mut Claims, faults: &mut Faults) -> Option<PathBuf> {
@@ -435,15 +454,23 @@ fn queues(
         None => table.queues.clone(),
     };
     let of_vm = table.listen.is_some() || table.connect.is_some();
-    number(&word, "queues", 1..=QUEUES_MAX, faults).unwrap_or(if of_vm {
-        QUEUES_OF_VM
-    } else {
-        QUEUES_OF_DEVICE
-    })
+    let via = |sriov: &Spanned<SriovTable>| sriov.get_ref().via.clone();
+    let via = table.sriov.as_ref().and_then(via);
+    let of_nic = table.af_xdp.is_some() || via.is_some_and(|via| via.get_ref() == "af_xdp");
+    // Frames in queues without a socket would be lost.
+    let (most, by_default) = match (of_vm, of_nic) {
+        (true, _) => (QUEUES_MAX, QUEUES_OF_VM),
+        (_, true) => (MAX_QUEUES.into(), ALL_QUEUES),
+        _ => (QUEUES_MAX, QUEUES_OF_DEVICE),
+    };
+    number(&word, "queues", 1..=most, faults).unwrap_or(by_default)
 }
 
 fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
-    let made = |macvtap: &Spanned<MacvtapTable>| macvtap.get_ref().fd.is_none();
+    let made = |macvtap: &Spanned<MacvtapTable>| {
+        let table = macvtap.get_ref();
+        table.fd.is_none() && table.name.is_none()
+    };
     let nic = table.macvtap.as_ref().is_some_and(made)
         || table.af_packet.is_some()
         || table.af_xdp.is_some()
@@ -451,7 +478,7 @@ fn take_parent(table: &UplinkTable, faults: &mut Faults) -> bool {
     if let (Some(at), false) = (place(&table.take_parent), nic) {
         faults
             .push(Fault::at(at, "there is no NIC to take").help(
-                "`take_parent` goes with macvtap, af_packet, af_xdp and sriov; leave it out",
+                "`take_parent` goes with a macvtap that evb makes, af_packet, af_xdp and sriov; leave it out",
             ));
     }
     flag(&table.take_parent).unwrap_or(false)

@@ -3,19 +3,54 @@
 use std::path::PathBuf;
 
 use super::{mac, valid, vid, vids};
-use crate::config::{Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Sriov, Tap, Via};
+use crate::config::{
+    Attachment, Link, LinkKind, MacvtapMode, Member, Patch, Sriov, Tap, Uplink, Via,
+};
 use crate::relay::{MacPolicy, Mode, PortConfig, Role, VlanConfig};
 use crate::uplink::sriov::FunctionSettings;
 
+fn plain(kind: LinkKind, queues: u16) -> Attachment {
+    Attachment::Single(Link {
+        kind,
+        queues,
+        take_parent: false,
+    })
+}
+
+/// The uplink with `words`, of a relay with one VM that has one address.
+fn uplink(words: &str) -> Uplink {
+    let mut config = valid(&format!(
+        "[[relay]]\nname = \"blue\"\n[[port]]\nname = \"vm1\"\nlisten = \"/run/vm1.sock\"\n\
+         mac = [\"52:54:00:00:00:09\"]\n[[uplink]]\nname = \"up0\"\n{words}\n"
+    ));
+    config.uplinks.remove("up0").unwrap()
+}
+
+#[test]
+fn a_macvtap_device_that_is_there() {
+    for (words, parent, mode, queues) in [
+        (
+            r#"name = "mv0", queues = 2"#,
+            None,
+            MacvtapMode::Passthru,
+            2,
+        ),
+        (
+            r#"name = "mv0", parent = "eth1", mode = "vepa""#,
+            Some("eth1".to_owned()),
+            MacvtapMode::Vepa,
+            1,
+        ),
+    ] {
+        let name = "mv0".to_owned();
+        let expected = plain(LinkKind::Found { name, parent, mode }, queues);
+        let found = uplink(&format!("macvtap = {{ {words} }}"));
+        assert_eq!(found.attachment, expected, "{words}");
+    }
+}
+
 #[test]
 fn kinds_of_uplink() {
-    let plain = |kind, queues| {
-        Attachment::Single(Link {
-            kind,
-            queues,
-            take_parent: false,
-        })
-    };
     let tap = |mac| {
         LinkKind::Tap(Tap {
             name: "evb0".to_owned(),
@@ -81,6 +116,10 @@ fn kinds_of_uplink() {
             plain(LinkKind::AfXdp { dev: eth1() }, 2),
         ),
         (
+            r#"af_xdp = { dev = "eth1" }"#,
+            plain(LinkKind::AfXdp { dev: eth1() }, 0),
+        ),
+        (
             r#"sriov = { pf = "eth1", vf = 3 }"#,
             plain(sriov(Via::Macvtap), 1),
         ),
@@ -90,15 +129,11 @@ fn kinds_of_uplink() {
         ),
         (
             r#"sriov = { pf = "eth1", vf = 3, via = "af_xdp" }"#,
-            plain(sriov(Via::AfXdp), 1),
+            plain(sriov(Via::AfXdp), 0),
         ),
     ];
     for (words, expected) in table {
-        let config = valid(&format!(
-            "[[relay]]\nname = \"blue\"\n[[port]]\nname = \"vm1\"\nlisten = \"/run/vm1.sock\"\n\
-             mac = [\"52:54:00:00:00:09\"]\n[[uplink]]\nname = \"up0\"\n{words}\n"
-        ));
-        let uplink = &config.uplinks["up0"];
+        let uplink = uplink(words);
         assert_eq!(uplink.attachment, expected, "{words}");
         assert_eq!(uplink.relay, "blue");
         assert_eq!(uplink.settings, PortConfig::uplink(VlanConfig::Flat, false));

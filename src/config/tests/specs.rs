@@ -66,7 +66,6 @@ fn each_device_is_wanted_once_and_as_written() {
             "up0a",
             Spec::Macvtap(MacvtapSpec {
                 name: "evb-up0a".into(),
-                adopt: false,
                 parent: "eth1".into(),
                 mode: MacvtapMode::Passthru,
                 queues: 4,
@@ -86,7 +85,6 @@ fn each_device_is_wanted_once_and_as_written() {
             "up1",
             Spec::Macvtap(MacvtapSpec {
                 name: "evb-up1".into(),
-                adopt: false,
                 parent: "eth3".into(),
                 mode: MacvtapMode::Vepa,
                 queues: 1,

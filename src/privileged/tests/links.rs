@@ -36,7 +36,6 @@ fn tap(name: &str) -> Spec {
 fn macvtap() -> Spec {
     Spec::Macvtap(MacvtapSpec {
         name: "evb-up0".into(),
-        adopt: false,
         parent: "va".into(),
         mode: MacvtapMode::Bridge,
         queues: 2,

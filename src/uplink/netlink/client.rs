@@ -14,8 +14,9 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{Handle, LinkMacVtap, LinkMessageBuilder, LinkUnspec};
 
+use crate::uplink::address::stable;
 use crate::uplink::error::LinkError;
-use crate::uplink::spec::{MacvtapMode, MacvtapSpec};
+use crate::uplink::spec::{Changed, MacvtapMode, MacvtapSpec};
 
 /// No request takes long; one whose answer cannot be understood would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub fn with_client<T>(
 /// What the kernel says of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
+    /// Its name.
+    pub name: String,
     /// Its number.
     pub ifindex: u32,
     /// Its driver, for devices that are made by request.
@@ -56,6 +59,8 @@ pub struct Device {
     pub up: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
+    /// What it was told to receive beyond what is its own.
+    pub reception: Reception,
     /// Its MTU.
     pub mtu: u32,
     /// Its address.
@@ -64,10 +69,21 @@ pub struct Device {
     pub lower: Option<u32>,
     /// That one is in another network namespace.
     pub lower_elsewhere: bool,
+    /// The number of the bridge, bond or other device that it is a port of.
+    pub master: Option<u32>,
     /// How a MACVTAP device shares the device below.
     pub macvtap: Option<MacvtapMode>,
     /// What is known of a TUN or TAP device.
     pub tun: Option<Tun>,
+}
+
+/// What a device was told to receive beyond what is its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reception {
+    /// Frames for all groups.
+    pub all_groups: bool,
+    /// All frames.
+    pub everything: bool,
 }
 
 /// What is known of a TUN or TAP device.
@@ -89,16 +105,27 @@ impl Device {
         u16::try_from(self.mtu).unwrap_or(u16::MAX)
     }
 
+    /// Whether it says that it is on the device with a number, as the other one of a pair does, too.
+    pub(super) fn is_made_on(&self, ifindex: u32) -> bool {
+        self.lower == Some(ifindex) && !self.lower_elsewhere
+    }
+
     fn from_message(message: LinkMessage) -> Self {
         let mut device = Self {
             ifindex: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
+            reception: Reception {
+                all_groups: message.header.flags.contains(LinkFlags::Allmulti),
+                everything: message.header.flags.contains(LinkFlags::Promisc),
+            },
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             ..Self::default()
         };
         for attribute in message.attributes {
             match attribute {
+                LinkAttribute::IfName(name) => device.name = name,
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+                LinkAttribute::Controller(master) => device.master = Some(master),
                 LinkAttribute::Link(lower) => device.lower = Some(lower),
                 LinkAttribute::LinkNetNsId(_) => device.lower_elsewhere = true,
                 LinkAttribute::Address(address) => {
@@ -230,14 +257,19 @@ impl Client {
 
     /// The devices that say that they are on a device, the other one of a pair among them.
     async fn above(&self, ifindex: u32) -> Result<Vec<Device>, LinkError> {
+        let mut devices = self.all().await?;
+        devices.retain(|device| device.is_made_on(ifindex));
+        Ok(devices)
+    }
+
+    /// All devices of this network namespace.
+    pub(super) async fn all(&self) -> Result<Vec<Device>, LinkError> {
         let all = self.handle.link().get().execute();
         let all: Vec<_> = all
             .try_collect()
             .await
             .map_err(|error| LinkError::admin("listing devices", &errno(&error)))?;
-        let devices = all.into_iter().map(Device::from_message);
-        let is_here = |device: &Device| device.lower == Some(ifindex) && !device.lower_elsewhere;
-        Ok(devices.filter(is_here).collect())
+        Ok(all.into_iter().map(Device::from_message).collect())
     }
 
     /// Changes a device.
@@ -274,6 +306,22 @@ impl Client {
         changed.or_else(|error| gone_is_done("setting the MTU", &errno(&error)))
     }
 
+    /// Makes a device as it was; that the device is gone is no error.
+    pub async fn put_back(&self, changed: &Changed) -> Result<(), LinkError> {
+        let mut message = LinkUnspec::new_with_index(changed.ifindex);
+        if let Some(mtu) = changed.mtu {
+            message = message.mtu(mtu.into());
+        }
+        if changed.few_groups {
+            message = message.allmulticast(false);
+        }
+        if changed.down {
+            message = message.down();
+        }
+        let done = self.handle.link().change(message.build()).execute().await;
+        done.or_else(|error| gone_is_done("making the device as it was", &errno(&error)))
+    }
+
     /// Removes a device; that it is gone already is no error.
     pub async fn remove(&self, ifindex: u32) -> Result<(), LinkError> {
         let removed = self.handle.link().del(ifindex).execute().await;
@@ -300,7 +348,8 @@ impl Client {
         };
         let mut message: LinkMessageBuilder<LinkMacVtap> =
             LinkMacVtap::new(&spec.name, parent, mode);
-        if let Some(mac) = spec.mac.filter(|_| spec.mode != MacvtapMode::Passthru) {
+        if spec.mode != MacvtapMode::Passthru {
+            let mac = spec.mac.unwrap_or_else(|| stable(&spec.name));
             message = message.address(mac.to_vec());
         }
         let made = self.handle.link().add(message.build()).execute().await;

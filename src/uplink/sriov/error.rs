@@ -9,6 +9,7 @@ use super::address::Address;
 use super::handover::VFIO;
 use super::host::VLAN_FILTER;
 use super::spec::Setting;
+use crate::frame::mac::Mac;
 use crate::uplink::error::LinkError;
 
 /// Why a virtual function cannot be used. The text ends with the remedy.
@@ -90,7 +91,9 @@ pub enum SriovError {
         driver: String,
     },
     /// Another process has the function.
-    #[error("VF {vf} of {pf} is in use by another evb; stop that one, or choose another `vf`")]
+    #[error(
+        "VF {vf} of {pf} is in use by another uplink or another evb; remove that one, or choose another VF"
+    )]
     InUse {
         /// The physical function.
         pf: String,
@@ -173,6 +176,41 @@ pub enum SriovError {
         vf: u16,
         /// Its network device.
         device: String,
+    },
+    /// The function's device takes no further address.
+    #[error(
+        "{device}, which is VF {vf} of {pf}, does not take {}, the address of a station: {}; {}",
+        Mac::new(*mac),
+        io::Error::from_raw_os_error(*errno),
+        not_added(pf, *vf, *errno)
+    )]
+    AddressRefused {
+        /// The physical function.
+        pf: String,
+        /// The virtual function.
+        vf: u16,
+        /// Its network device.
+        device: String,
+        /// The address.
+        mac: [u8; 6],
+        /// The driver's error.
+        errno: i32,
+    },
+    /// The function's device cannot be switched on.
+    #[error(
+        "{device}, which is VF {vf} of {pf}, cannot be switched on: {}; {}",
+        io::Error::from_raw_os_error(*errno),
+        not_up(pf, *errno)
+    )]
+    NotUp {
+        /// The physical function.
+        pf: String,
+        /// The virtual function.
+        vf: u16,
+        /// Its network device.
+        device: String,
+        /// The driver's error.
+        errno: i32,
     },
     /// A file of sysfs cannot be read or written.
     #[error(
@@ -340,6 +378,44 @@ fn not_set(pf: &str, setting: Setting, errno: i32) -> String {
             _ => format!("leave `{word}` out"),
         },
         _ => format!("look into the kernel's log with `dmesg`, or leave `{word}` out"),
+    }
+}
+
+fn not_added(pf: &str, vf: u16, errno: i32) -> String {
+    match errno {
+        libc::ENOSPC | libc::ENOMEM => {
+            "it has no room for more: put fewer addresses behind it, and the others \
+                                        behind a further function"
+                .to_owned()
+        }
+        libc::EPERM | libc::EACCES => format!(
+            "the NIC does not let it: run `ip link set dev {pf} vf {vf} trust on`, or write `trust = true` into \
+             `sriov`"
+        ),
+        libc::EOPNOTSUPP => {
+            "its driver takes none: give the relay one VM with one `mac`, or choose another NIC"
+                .to_owned()
+        }
+        libc::EINVAL | libc::EADDRNOTAVAIL => {
+            "choose another unicast address for the `mac` of the port".to_owned()
+        }
+        _ => "look into the kernel's log with `dmesg`, or put fewer addresses behind it".to_owned(),
+    }
+}
+
+fn not_up(pf: &str, errno: i32) -> String {
+    match errno {
+        libc::EADDRNOTAVAIL | libc::EINVAL => {
+            "it may have no valid address: write `mac` into `sriov`".to_owned()
+        }
+        libc::ENETDOWN | libc::EAGAIN | libc::EBUSY | libc::EIO | libc::ETIMEDOUT => {
+            format!("switch the NIC on with `ip link set dev {pf} up` and try again")
+        }
+        libc::ENOMEM | libc::ENOSPC => {
+            "the NIC has no queues left for it: make fewer functions, or use fewer queues"
+                .to_owned()
+        }
+        _ => "look into the kernel's log with `dmesg`".to_owned(),
     }
 }
 

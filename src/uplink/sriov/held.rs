@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use super::error::SriovError;
+use super::host::{Host, lock, lock_shared};
 use crate::uplink::error::LinkError;
 use crate::uplink::netlink;
 
@@ -13,6 +15,29 @@ pub struct HeldFunction {
     ifindex: u32,
     /// Addresses of stations that its network device was told to receive for.
     pub(super) addresses: Vec<[u8; 6]>,
+}
+
+/// Holds the virtual function whose network device is used by name, alone or with others who share it; `None` if
+/// there is no such function behind it.
+pub fn hold(
+    host: &impl Host,
+    device: &str,
+    alone: bool,
+) -> Result<Option<HeldFunction>, SriovError> {
+    let sysfs = host.sysfs();
+    let Some(address) = sysfs.address(device) else {
+        return Ok(None);
+    };
+    let Some((pf, vf)) = sysfs.virtual_function(&address)? else {
+        return Ok(None);
+    };
+    let take = if alone { lock } else { lock_shared };
+    let lock = take(sysfs, &address)?.ok_or_else(|| SriovError::InUse {
+        pf: pf.name().to_owned(),
+        vf: vf.number,
+    })?;
+    // Nothing is asked of it by its number, as it is told of no addresses.
+    Ok(Some(HeldFunction::new(lock, 0)))
 }
 
 impl HeldFunction {

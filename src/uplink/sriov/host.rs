@@ -1,6 +1,6 @@
 //! The system as seen from here: files of sysfs, and the kernel's answers by netlink.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -99,7 +99,7 @@ impl Host for Linux {
     }
 
     fn occupied(&self, ifindex: u32) -> Result<Occupied, LinkError> {
-        with_client(async |client| client.occupied(ifindex).await)
+        with_client(async |client| client.occupied_with_above(ifindex).await)
     }
 
     fn change(&self, device: &Device, name: &str, settings: Settings) -> Result<(), LinkError> {
@@ -122,11 +122,24 @@ impl Host for Linux {
 /// Takes the lock that tells the user of a function from the next; `None` if another has it. It ends
 /// with the file.
 pub(super) fn lock(sysfs: Sysfs<'_>, address: &Address) -> Result<Option<File>, SriovError> {
+    lock_by(sysfs, address, File::try_lock)
+}
+
+/// The same for one of several who share the function.
+pub(super) fn lock_shared(sysfs: Sysfs<'_>, address: &Address) -> Result<Option<File>, SriovError> {
+    lock_by(sysfs, address, File::try_lock_shared)
+}
+
+fn lock_by(
+    sysfs: Sysfs<'_>,
+    address: &Address,
+    take: fn(&File) -> Result<(), TryLockError>,
+) -> Result<Option<File>, SriovError> {
     let path = sysfs.directory(address).join("vendor");
     let file = File::open(&path).map_err(|error| SriovError::file("reading", &path, &error))?;
-    match file.try_lock() {
+    match take(&file) {
         Ok(()) => Ok(Some(file)),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(error)) => Err(SriovError::file("locking", &path, &error)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(SriovError::file("locking", &path, &error)),
     }
 }

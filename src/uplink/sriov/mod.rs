@@ -30,6 +30,7 @@ pub use address::Address;
 pub use error::{HandoverError, SriovError};
 pub use handover::{VFIO, bind, unbind};
 pub use held::HeldFunction;
+pub(super) use held::hold;
 pub use host::{Host, Linux};
 pub use spec::{FunctionSettings, FunctionState, Serves, Setting, SriovSpec, Via};
 pub use sysfs::{PhysicalFunction, Sysfs, VirtualFunction};
@@ -46,7 +47,7 @@ use super::{Created, Opened};
 /// Why not, and what helps. Settings that the NIC has taken by then stay, as they do at the end.
 pub(super) fn open(spec: &SriovSpec) -> Result<Opened, LinkError> {
     let Ready { device, held } = prepare::prepare(&Linux::default(), spec)?;
-    match super::open(&spec.link(&device)) {
+    match super::open_device(&spec.link(&device)) {
         Ok(opened) => {
             let over = opened.created.map(Box::new);
             Ok(Opened {

@@ -67,8 +67,9 @@ pub fn prepare(host: &impl Host, spec: &SriovSpec) -> Result<Ready, LinkError> {
         silent: true,
         ..Settings::default()
     };
-    host.change(&device, &name, settings)?;
-    let held = hold(host, spec, &device, lock)?;
+    host.change(&device, &name, settings)
+        .map_err(|error| not_up(spec, &name, error))?;
+    let held = hold(host, spec, (&name, &device), lock)?;
     Ok(Ready { device: name, held })
 }
 
@@ -179,7 +180,7 @@ fn filters_vlans(host: &impl Host, name: &str) -> Result<bool, LinkError> {
 fn hold(
     host: &impl Host,
     spec: &SriovSpec,
-    device: &Device,
+    (name, device): (&str, &Device),
     lock: File,
 ) -> Result<HeldFunction, LinkError> {
     let mut held = HeldFunction::new(lock, device.ifindex);
@@ -189,9 +190,41 @@ fn hold(
             for added in &held.addresses {
                 host.remove_address(device.ifindex, *added)?;
             }
-            return Err(error);
+            return Err(not_added(spec, name, *mac, error));
         }
         held.addresses.push(*mac);
     }
     Ok(held)
+}
+
+/// What the kernel or the driver says when a device is not switched on. A missing capability stays what it is.
+fn not_up(spec: &SriovSpec, device: &str, error: LinkError) -> LinkError {
+    match error {
+        LinkError::Os { errno, .. } => SriovError::NotUp {
+            pf: spec.pf.clone(),
+            vf: spec.vf,
+            device: device.to_owned(),
+            errno,
+        }
+        .into(),
+        other => other,
+    }
+}
+
+/// The same for an address. This process has the capability, or it would not have come so far: who says that it
+/// is not permitted is the NIC.
+fn not_added(spec: &SriovSpec, device: &str, mac: [u8; 6], error: LinkError) -> LinkError {
+    let errno = match error {
+        LinkError::Os { errno, .. } => errno,
+        LinkError::Capability { .. } => libc::EPERM,
+        other => return other,
+    };
+    SriovError::AddressRefused {
+        pf: spec.pf.clone(),
+        vf: spec.vf,
+        device: device.to_owned(),
+        mac,
+        errno,
+    }
+    .into()
 }

@@ -108,7 +108,6 @@ impl SriovSpec {
         match &self.via {
             Via::Macvtap { name } => Spec::Macvtap(MacvtapSpec {
                 name: name.clone(),
-                adopt: false,
                 parent: device.to_owned(),
                 mode: MacvtapMode::Passthru,
                 queues: self.queues,

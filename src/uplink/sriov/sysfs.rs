@@ -156,6 +156,12 @@ impl<'a> Sysfs<'a> {
         Ok(found.cloned().map(|vf| (physical, vf)))
     }
 
+    /// The PCI function behind a network device; `None` for one that is elsewhere.
+    pub(super) fn address(&self, device: &str) -> Option<Address> {
+        let link = self.root.join("class/net").join(device).join("device");
+        target(&link)?.parse().ok()
+    }
+
     /// The directory of a function.
     pub(super) fn directory(&self, address: &Address) -> PathBuf {
         self.root.join("bus/pci/devices").join(address.as_ref())

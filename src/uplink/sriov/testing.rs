@@ -291,6 +291,11 @@ impl Host for Machine {
         if settings.mac.is_some() && inner.fixed_addresses {
             return Err(LinkError::admin("address", &refusal(libc::EADDRNOTAVAIL)));
         }
+        if let Some((_, errno)) = inner.refused.iter().find(|(what, _)| *what == "up")
+            && settings.up
+        {
+            return Err(LinkError::admin("setting up", &refusal(*errno)));
+        }
         inner.asked.push(match settings.mac {
             Some(_) => format!("{name} address"),
             None => format!("{name} up {} silent {}", settings.up, settings.silent),

@@ -7,11 +7,12 @@ use std::fs;
 
 use super::error::HandoverError;
 use super::handover::bind;
+use super::hold;
 use super::host::Host;
 use super::prepare::{Ready, prepare};
 use super::spec::{FunctionSettings, Serves, SriovSpec, Via};
 use super::testing::{Machine, PF};
-use crate::uplink::error::{LinkError, Occupied};
+use crate::uplink::error::Occupied;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const OTHER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
@@ -167,17 +168,9 @@ fn several_stations_are_received_for() {
 fn addresses_that_do_not_fit_take_back_those_that_did() {
     let machine = Machine::with_functions(2);
     machine.inner.borrow_mut().refused = vec![("address", libc::ENOSPC)];
-    let error = prepare(&machine, &several()).err().unwrap();
-    assert!(
-        matches!(
-            error,
-            LinkError::Os {
-                errno: libc::ENOSPC,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let text = refusal(&machine, &several());
+    let start = "eth1v1, which is VF 1 of eth1, does not take 52:54:00:00:00:02, the address of a station: ";
+    assert!(text.starts_with(start), "{text}");
     assert!(machine.inner.borrow().addresses.is_empty());
 }
 
@@ -331,6 +324,77 @@ fn what_a_driver_refuses_becomes_a_sentence() {
 }
 
 #[test]
+fn what_the_driver_of_a_function_refuses_becomes_a_sentence() {
+    let down = "switch the NIC on with `ip link set dev eth1 up` and try again";
+    let trust = "run `ip link set dev eth1 vf 1 trust on`, or write `trust = true` into `sriov`";
+    let table = [
+        ("up", libc::ENETDOWN, "cannot be switched on: ", down),
+        ("up", libc::EIO, "cannot be switched on: ", down),
+        (
+            "up",
+            libc::EADDRNOTAVAIL,
+            "cannot be switched on: ",
+            "write `mac` into `sriov`",
+        ),
+        (
+            "up",
+            libc::ENOMEM,
+            "cannot be switched on: ",
+            "or use fewer queues",
+        ),
+        (
+            "up",
+            libc::EREMOTEIO,
+            "cannot be switched on: ",
+            "with `dmesg`",
+        ),
+        (
+            "address",
+            libc::ENOSPC,
+            "does not take 52:54:00:00:00:02, ",
+            "behind a further function",
+        ),
+        (
+            "address",
+            libc::EPERM,
+            "does not take 52:54:00:00:00:02, ",
+            trust,
+        ),
+        (
+            "address",
+            libc::EOPNOTSUPP,
+            "does not take 52:54:00:00:00:02, ",
+            "or choose another NIC",
+        ),
+        (
+            "address",
+            libc::EINVAL,
+            "does not take 52:54:00:00:00:02, ",
+            "the `mac` of the port",
+        ),
+        (
+            "address",
+            libc::EIO,
+            "does not take 52:54:00:00:00:02, ",
+            "or put fewer addresses behind it",
+        ),
+    ];
+    for (what, errno, wrong, remedy) in table {
+        let machine = Machine::with_functions(2);
+        machine.inner.borrow_mut().refused = vec![(what, errno)];
+        let text = refusal(&machine, &several());
+        let start = format!("eth1v1, which is VF 1 of eth1, {wrong}");
+        assert!(text.starts_with(&start), "{text}");
+        let reason = std::io::Error::from_raw_os_error(errno).to_string();
+        assert!(text.contains(&format!(": {reason}; ")), "{text}");
+        assert!(text.ends_with(remedy), "{text}");
+    }
+    let machine = Machine::with_functions(2);
+    machine.inner.borrow_mut().refused = vec![("up", libc::EPERM)];
+    assert!(refusal(&machine, &spec()).contains("needs CAP_NET_ADMIN"));
+}
+
+#[test]
 fn a_setting_that_is_taken_and_not_made_is_found_out() {
     let machine = Machine::with_functions(2);
     machine.inner.borrow_mut().ignored = vec!["trust"];
@@ -408,7 +472,7 @@ fn a_function_has_one_user() {
     prepare(&machine, &other).unwrap();
     assert_eq!(
         refusal(&machine, &spec()),
-        "VF 1 of eth1 is in use by another evb; stop that one, or choose another `vf`"
+        "VF 1 of eth1 is in use by another uplink or another evb; remove that one, or choose another VF"
     );
     let busy = bind(&machine, &address(1), None).unwrap_err();
     assert!(matches!(busy, HandoverError::InUse { .. }), "{busy}");
@@ -417,11 +481,34 @@ fn a_function_has_one_user() {
 }
 
 #[test]
+fn a_function_whose_device_is_named_has_one_user_too() {
+    let machine = Machine::with_functions(2);
+    let busy = "VF 1 of eth1 is in use by another uplink or another evb; remove that one, or choose another VF";
+    let hold = |alone| hold(&machine, "eth1v1", alone).map_err(|error| error.to_string());
+    let alone = hold(true).unwrap().unwrap();
+    assert_eq!(refusal(&machine, &spec()), busy);
+    assert_eq!(hold(true).unwrap_err(), busy);
+    assert_eq!(hold(false).unwrap_err(), busy);
+    drop(alone);
+    let shared = [hold(false).unwrap(), hold(false).unwrap()];
+    assert_eq!(hold(true).unwrap_err(), busy);
+    drop(shared);
+    let ready = prepare(&machine, &spec()).unwrap();
+    assert_eq!(hold(true).unwrap_err(), busy);
+    drop(ready);
+    hold(true).unwrap().unwrap();
+    // There is no virtual function behind these.
+    for device in ["eth1", "nil"] {
+        assert!(super::hold(&machine, device, true).unwrap().is_none());
+    }
+}
+
+#[test]
 fn what_connects_the_host_is_left_alone() {
     let machine = Machine::with_functions(2);
     machine.inner.borrow_mut().occupied = Occupied {
         addresses: vec!["192.0.2.5/24".into()],
-        default_routes: vec![],
+        ..Occupied::default()
     };
     let text = refusal(&machine, &spec());
     assert!(

@@ -1,7 +1,9 @@
 //! MACVTAP devices over veth.
 
+use std::process::Command;
+
 use super::*;
-use crate::uplink::{Kind, MacvtapMode, MacvtapSpec};
+use crate::uplink::{FoundSpec, Kind, MacvtapMode, MacvtapSpec};
 
 const MODES: [MacvtapMode; 4] = [
     MacvtapMode::Passthru,
@@ -13,7 +15,6 @@ const MODES: [MacvtapMode; 4] = [
 fn spec(mode: MacvtapMode) -> MacvtapSpec {
     MacvtapSpec {
         name: "evb-up0".to_owned(),
-        adopt: false,
         parent: "va".to_owned(),
         mode,
         queues: 1,
@@ -39,6 +40,27 @@ fn frames_go_both_ways_in_every_mode() {
             assert!(!exists("evb-up0"));
         });
     }
+}
+
+#[test]
+fn a_device_without_a_configured_address_has_the_same_again() {
+    in_namespace(|| {
+        veth("va", "vb");
+        let address = |name: &str| {
+            let wanted = MacvtapSpec {
+                name: name.to_owned(),
+                mac: None,
+                ..spec(MacvtapMode::Bridge)
+            };
+            let (link, created) = link(&Spec::Macvtap(wanted));
+            created.unwrap().remove().unwrap();
+            link.mac().octets()
+        };
+        let first = address("evb-up0");
+        assert_eq!(first[0] & 3, 2, "{first:02x?}");
+        assert_eq!(address("evb-up0"), first);
+        assert_ne!(address("evb-up1"), first);
+    });
 }
 
 #[test]
@@ -275,41 +297,117 @@ fn a_parent_that_cannot_be_used_is_told_with_the_reason() {
     });
 }
 
+fn found(name: &str) -> FoundSpec {
+    FoundSpec {
+        name: name.to_owned(),
+        parent: None,
+        mode: MacvtapMode::Vepa,
+        queues: 1,
+        mac: None,
+        mtu: None,
+    }
+}
+
+/// Whether a device has a flag of `ip link show`.
+fn has_flag(name: &str, flag: &str) -> bool {
+    let shown = Command::new("ip").args(["link", "show", name]).output();
+    let text = String::from_utf8(shown.unwrap().stdout).unwrap();
+    let flags = text.split(['<', '>']).nth(1).unwrap().to_owned();
+    flags.split(',').any(|found| found == flag)
+}
+
 #[test]
-fn one_that_is_there_is_taken_where_that_is_wanted_and_stays() {
+fn one_that_is_there_is_taken_and_made_as_it_was() {
+    in_namespace(|| {
+        veth("va", "vb");
+        ip("link add link va name mv0 address 02:00:00:00:00:77 type macvtap mode vepa");
+        let changed = FoundSpec {
+            parent: Some("va".to_owned()),
+            mac: Some([2, 0, 0, 0, 0, 0x77]),
+            mtu: Some(1400),
+            queues: 2,
+            ..found("mv0")
+        };
+        for on in [false, true] {
+            if on {
+                ip("link set mv0 up allmulticast on");
+            }
+            let (link, created) = link(&Spec::Found(changed.clone()));
+            assert_eq!((link.kind(), link.name()), (Kind::Macvtap, "mv0"));
+            assert_eq!((link.mtu(), mtu("mv0"), mtu("va")), (1400, 1400, 1500));
+            assert!(has_flag("mv0", "UP") && has_flag("mv0", "ALLMULTI"));
+            drop(link);
+            created.unwrap().remove().unwrap();
+            assert_eq!(mtu("mv0"), 1500);
+            assert_eq!(
+                (has_flag("mv0", "UP"), has_flag("mv0", "ALLMULTI")),
+                (on, on)
+            );
+        }
+        let (link, created) = link(&Spec::Found(found("mv0")));
+        all_kinds_arrive(&link, &wire("vb"), false);
+        // Somebody else may have removed it by then.
+        ip("link delete mv0");
+        created.unwrap().remove().unwrap();
+    });
+}
+
+#[test]
+fn one_that_is_there_and_not_as_stated_is_left_alone() {
     in_namespace(|| {
         veth("va", "vb");
         veth("vc", "vd");
-        ip("link add link va name evb-up0 address 02:00:00:00:00:77 type macvtap mode vepa");
-        let adopt = |mode| MacvtapSpec {
-            adopt: true,
-            ..spec(mode)
+        ip("link add link va name mv0 address 02:00:00:00:00:77 type macvtap mode vepa");
+        let stated = |change: fn(&mut FoundSpec)| {
+            let mut wanted = found("mv0");
+            change(&mut wanted);
+            refusal(&Spec::Found(wanted)).to_string()
         };
-        let (link, created) = link(&Spec::Macvtap(adopt(MacvtapMode::Vepa)));
-        assert!(created.is_none());
-        all_kinds_arrive(&link, &wire("vb"), false);
-        drop(link);
-        assert!(exists("evb-up0"));
-        let elsewhere = MacvtapSpec {
-            parent: "vc".into(),
-            ..adopt(MacvtapMode::Vepa)
-        };
-        let not_a_macvtap = MacvtapSpec {
-            name: "vd".into(),
-            ..adopt(MacvtapMode::Vepa)
-        };
-        for (wanted, found) in [
-            (spec(MacvtapMode::Vepa), "a device of kind macvtap"),
-            (adopt(MacvtapMode::Bridge), "a MACVTAP device in mode vepa"),
-            (elsewhere, "a MACVTAP device in mode vepa on another parent"),
-            (not_a_macvtap, "a device of kind veth"),
+        for (error, expected) in [
+            (
+                stated(|wanted| wanted.name = "mv1".to_owned()),
+                "there is no device mv1 in this network namespace; create it or correct the name",
+            ),
+            (
+                stated(|wanted| wanted.name = "vd".to_owned()),
+                "vd is a device of kind veth; name another",
+            ),
+            (
+                stated(|wanted| wanted.mode = MacvtapMode::Bridge),
+                "mv0 is a MACVTAP device in mode vepa, not bridge; write `mode = \"vepa\"`, or name another",
+            ),
+            (
+                stated(|wanted| wanted.parent = Some("vc".to_owned())),
+                "mv0 is on va, not on vc; write `parent = \"va\"`, or name another",
+            ),
+            (
+                stated(|wanted| wanted.mac = Some(HERE)),
+                "mv0 has the address 02:00:00:00:00:77, not 02:00:00:00:00:01 as the VM behind it; set it with \
+                 `ip link set dev mv0 address 02:00:00:00:00:01`",
+            ),
+            (
+                stated(|wanted| wanted.mtu = Some(9000)),
+                "mv0 cannot have an MTU of 9000 on va, which has one of 1500; set that with `ip link set dev va mtu \
+                 9000`, or choose a smaller `mtu`",
+            ),
         ] {
-            let expected = LinkError::NameTaken {
-                device: wanted.name.clone(),
-                found: found.into(),
-            };
-            assert_eq!(refusal(&Spec::Macvtap(wanted)), expected);
+            assert_eq!(error, expected);
         }
+        assert!(!has_flag("mv0", "UP"));
+        ip("link set va down");
+        let down = stated(|_| {});
+        assert!(down.contains("`ip link set dev va up`"), "{down}");
+        // One that is to be made is not made of it.
+        ip("link set va up");
+        let wanted = MacvtapSpec {
+            name: "mv0".to_owned(),
+            ..spec(MacvtapMode::Vepa)
+        };
+        let expected = LinkError::NameTaken {
+            device: "mv0".to_owned(),
+            found: "a MACVTAP device in mode vepa".to_owned(),
+        };
+        assert_eq!(refusal(&Spec::Macvtap(wanted)), expected);
     });
 }
 

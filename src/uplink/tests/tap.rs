@@ -148,6 +148,48 @@ fn a_persistent_device_is_taken_and_stays() {
 }
 
 #[test]
+fn a_device_without_a_configured_address_has_the_same_again() {
+    in_namespace(|| {
+        let address = |name: &str| link(&Spec::Tap(spec(name))).0.mac().octets();
+        let first = address("evb0");
+        assert_eq!(first[0] & 3, 2, "{first:02x?}");
+        assert!(!exists("evb0"));
+        assert_eq!(address("evb0"), first);
+        assert_ne!(address("evb1"), first);
+        in_namespace(move || {
+            assert_ne!(link(&Spec::Tap(spec("evb0"))).0.mac().octets(), first);
+        });
+        // One that is there has an address, which is not ours to change.
+        ip("tuntap add dev evb0 mode tap");
+        ip("link set evb0 address 52:54:00:00:00:07");
+        assert_eq!(address("evb0"), [0x52, 0x54, 0, 0, 0, 7]);
+    });
+}
+
+#[test]
+fn a_persistent_device_gets_an_owner_and_a_group_that_are_configured() {
+    in_namespace(|| {
+        ip("tuntap add dev evb0 mode tap user 1 group 2");
+        let read = |file| std::fs::read_to_string(format!("/sys/class/net/evb0/{file}")).unwrap();
+        let ids = || {
+            (
+                read("owner").trim().to_owned(),
+                read("group").trim().to_owned(),
+            )
+        };
+        link(&Spec::Tap(spec("evb0")));
+        assert_eq!(ids(), ("1".to_owned(), "2".to_owned()));
+        let wanted = TapSpec {
+            owner: Some(65534),
+            group: Some(65533),
+            ..spec("evb0")
+        };
+        link(&Spec::Tap(wanted));
+        assert_eq!(ids(), ("65534".to_owned(), "65533".to_owned()));
+    });
+}
+
+#[test]
 fn a_name_that_is_taken_is_told_with_what_has_it() {
     in_namespace(|| {
         veth("va", "vb");

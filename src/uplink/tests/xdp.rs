@@ -7,7 +7,7 @@ use crate::frame::checksum::complete_checksum;
 use crate::frame::offloads::Offloads;
 use crate::sys::ethtool::{Ethtool, Feature};
 use crate::sys::poller::Poller;
-use crate::uplink::{Created, Inbox, Kind, XdpMode, XdpSpec};
+use crate::uplink::{ALL_QUEUES, Created, Inbox, Kind, XdpMode, XdpSpec};
 
 fn spec(device: &str, queues: u16) -> Spec {
     Spec::Xdp(XdpSpec {
@@ -21,6 +21,23 @@ fn spec(device: &str, queues: u16) -> Spec {
 fn xdp(device: &str) -> (Link, Created) {
     let (link, created) = link(&spec(device, 1));
     (link, created.unwrap())
+}
+
+#[test]
+fn a_device_with_more_queues_than_a_link_is_refused_unless_told() {
+    in_namespace(|| {
+        wide_veth(65, 65);
+        let expected = "va has 65 receive queues, and a link has 64 at most; run `ethtool -L va combined 64`, or set \
+                        `queues = 64` if filters keep frames out of the others";
+        assert_eq!(refusal(&spec("va", ALL_QUEUES)).to_string(), expected);
+        ip("link delete va");
+        wide_veth(3, 3);
+        for (queues, expected) in [(ALL_QUEUES, 3), (2, 2)] {
+            let (link, created) = link(&spec("va", queues));
+            assert_eq!(link.queues().len(), expected);
+            created.unwrap().remove().unwrap();
+        }
+    });
 }
 
 /// A pair whose devices have so many queues.

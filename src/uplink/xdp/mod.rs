@@ -15,7 +15,7 @@ pub use self::queue::{Lent, XdpMode, XdpQueue};
 use super::Opened;
 use super::error::LinkError;
 use super::netlink::{Device, with_client};
-use super::spec::{Created, Facts, Kind, XdpSpec};
+use super::spec::{ALL_QUEUES, Created, Facts, Kind, MAX_QUEUES, XdpSpec};
 use crate::frame::ethernet::TAG_LEN;
 use crate::sys::bpf::{self, Runner};
 use crate::sys::ethtool::{Ethtool, name_of};
@@ -69,7 +69,7 @@ pub(super) fn open_by(spec: &XdpSpec, runner: Runner) -> Result<Opened, LinkErro
             });
         }
         if !spec.take_parent {
-            let occupied = client.occupied(device.ifindex).await?;
+            let occupied = client.occupied_with_above(device.ifindex).await?;
             if !occupied.is_free() {
                 let parent = spec.device.clone();
                 return Err(LinkError::Occupied { parent, occupied });
@@ -80,9 +80,9 @@ pub(super) fn open_by(spec: &XdpSpec, runner: Runner) -> Result<Opened, LinkErro
     })?;
     let peer = peer_of(spec, &device)?;
     let layout = layout(&spec.device, device.mtu)?;
-    check_queues(spec)?;
+    let count = queues(spec)?;
     let off = switch_off(spec, &device, has_vlans, peer)?;
-    match set_up(spec, &device, layout, runner) {
+    match set_up(spec, &device, (count, layout), runner) {
         Ok((queues, program, runner)) => Ok(Opened {
             facts: Facts {
                 kind: Kind::Xdp,
@@ -128,16 +128,20 @@ fn receive_queues(device: &str) -> Result<u32, LinkError> {
         .map_err(|error| LinkError::admin(format!("asking {device} for its queues"), &error))
 }
 
-fn check_queues(spec: &XdpSpec) -> Result<(), LinkError> {
+/// How many queues are served.
+fn queues(spec: &XdpSpec) -> Result<u16, LinkError> {
     let has = receive_queues(&spec.device)?;
-    if u32::from(spec.queues) > has {
-        return Err(LinkError::DeviceQueues {
-            device: spec.device.clone(),
-            queues: spec.queues,
+    let device = spec.device.clone();
+    match (spec.queues, u16::try_from(has)) {
+        (ALL_QUEUES, Ok(all)) if all <= MAX_QUEUES => Ok(all),
+        (ALL_QUEUES, _) => Err(LinkError::ManyQueues { device, has }),
+        (queues, _) if u32::from(queues) > has => Err(LinkError::DeviceQueues {
+            device,
+            queues,
             has,
-        });
+        }),
+        (queues, _) => Ok(queues),
     }
-    Ok(())
 }
 
 /// The other device of a pair, whose number and name are known here; none for a NIC.
@@ -190,7 +194,7 @@ fn switch_off(
 fn set_up(
     spec: &XdpSpec,
     device: &Device,
-    layout: Layout,
+    (queues, layout): (u16, Layout),
     runner: Runner,
 ) -> Result<(Vec<OwnedFd>, OwnedFd, Runner), LinkError> {
     let name = &spec.device;
@@ -200,10 +204,10 @@ fn set_up(
     };
     let loading =
         |error: io::Error| LinkError::system("loading the XDP program", "CAP_BPF", &error);
-    let memory = xsk::file(layout.len() * usize::from(spec.queues)).map_err(opening)?;
-    let table = bpf::socket_table(spec.queues.into()).map_err(loading)?;
+    let memory = xsk::file(layout.len() * usize::from(queues)).map_err(opening)?;
+    let table = bpf::socket_table(queues.into()).map_err(loading)?;
     let mut descriptors = vec![];
-    for queue in 0..spec.queues {
+    for queue in 0..queues {
         let socket = xsk::open().map_err(opening)?;
         let slice = slice(&memory, layout, queue).map_err(opening)?;
         xsk::register(&socket, &slice, layout).map_err(opening)?;
@@ -326,8 +330,8 @@ fn tell(name: &str, queues: &[XdpQueue]) {
     }
     match receive_queues(name) {
         Ok(has) if has as usize > count => log::warn!(
-            "{name} has {has} receive queues, and the frames of those from the {count}th on go to the host; set \
-             `queues = {has}`, or `ethtool -L {name} combined {count}`"
+            "{name} has {has} receive queues, and the frames of those from the {count}th on go to the host; leave \
+             `queues` out, or `ethtool -L {name} combined {count}`"
         ),
         Ok(_) => {}
         Err(error) => log::warn!("{error}"),

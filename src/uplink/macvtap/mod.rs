@@ -3,6 +3,8 @@
 //! In passthru mode the parent's frames are all ours. In the others a device gets the frames for its
 //! own address and for groups, so one guest can be behind it, with that address.
 
+pub mod found;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +22,7 @@ use crate::sys::tun::{self, Attach};
 /// Bytes that may wait for the parent, in each queue; the kernel's default is three large frames.
 const SEND_BUFFER: i32 = 4 << 20;
 
-/// Makes a MACVTAP device, or takes one that is there already if that is wanted.
+/// Makes a MACVTAP device.
 pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
     with_client(async |client| {
         let parent = client.get(&spec.parent).await?;
@@ -32,8 +34,10 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
             return Err(LinkError::Down { device: device() });
         }
         if let Some(existing) = client.find(&spec.name).await? {
-            check_existing(spec, &existing, &parent)?;
-            return set_up(client, spec, &existing, None).await;
+            return Err(LinkError::NameTaken {
+                device: spec.name.clone(),
+                found: what(&existing),
+            });
         }
         if !spec.take_parent {
             let occupied = client.occupied(parent.ifindex).await?;
@@ -51,7 +55,7 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
         let opened = match raise_parent(client, spec, &parent).await {
             Ok(before) => {
                 created.parent_mtu = before;
-                set_up(client, spec, &device, Some(created.clone())).await
+                set_up(client, spec, &device, created.clone()).await
             }
             Err(error) => Err(error),
         };
@@ -65,21 +69,13 @@ pub fn open(spec: &MacvtapSpec) -> Result<Opened, LinkError> {
     })
 }
 
-/// Whether the device that has the name is the one that is wanted.
-fn check_existing(spec: &MacvtapSpec, existing: &Device, parent: &Device) -> Result<(), LinkError> {
-    let found = match (&existing.kind, existing.macvtap) {
-        (_, Some(mode)) if existing.lower != Some(parent.ifindex) => {
-            format!("a MACVTAP device in mode {mode} on another parent")
-        }
-        (_, Some(mode)) if mode != spec.mode => format!("a MACVTAP device in mode {mode}"),
-        (_, Some(_)) if spec.adopt => return Ok(()),
-        (Some(kind), _) => format!("a device of kind {kind}"),
-        (None, _) => "a device that is no MACVTAP device".to_owned(),
-    };
-    Err(LinkError::NameTaken {
-        device: spec.name.clone(),
-        found,
-    })
+/// What a device is, in sentences.
+fn what(device: &Device) -> String {
+    match (&device.kind, device.macvtap) {
+        (_, Some(mode)) => format!("a MACVTAP device in mode {mode}"),
+        (Some(kind), None) => format!("a device of kind {kind}"),
+        (None, None) => "a device that is no MACVTAP device".to_owned(),
+    }
 }
 
 /// A MACVTAP device cannot have a larger MTU than its parent. Returns the parent's MTU where it was
@@ -106,23 +102,9 @@ async fn set_up(
     client: &Client,
     spec: &MacvtapSpec,
     device: &Device,
-    created: Option<Made>,
+    created: Made,
 ) -> Result<Opened, LinkError> {
-    let number = number_of(&spec.name, device.ifindex)?;
-    let node = Node::find(device.ifindex, number).map_err(|error| {
-        LinkError::system("making a node for the MACVTAP device", "CAP_MKNOD", &error)
-    })?;
-    let mut nodes = vec![];
-    for _ in 0..spec.queues {
-        nodes.push(open_queue(spec, &node.path)?);
-    }
-    drop(node);
-    let prepared = |error| LinkError::admin("preparing the MACVTAP device", &error);
-    let mut uso = true;
-    for node in &nodes {
-        uso &= set_up_queue(node).map_err(prepared)?;
-        tun::set_send_buffer(node, SEND_BUFFER).map_err(prepared)?;
-    }
+    let (nodes, uso) = open_queues(&spec.name, spec.queues, device.ifindex)?;
     let settings = Settings {
         mtu: spec.mtu,
         // It filters groups by those that the host has joined on it, in every mode.
@@ -142,22 +124,46 @@ async fn set_up(
         other => other,
     })?;
     let device = client.get(&spec.name).await?;
-    Ok(Opened {
+    Ok(opened(device, uso, Some(Created::Device(created)), nodes))
+}
+
+fn opened(device: Device, uso: bool, created: Option<Created>, nodes: Vec<File>) -> Opened {
+    Opened {
         facts: Facts {
             kind: Kind::Macvtap,
-            name: spec.name.clone(),
             ifindex: device.ifindex,
             mac: device.mac,
             mtu: device.mtu(),
+            name: device.name,
             uso,
             generic: false,
         },
-        created: created.map(Created::Device),
+        created,
         queues: nodes.into_iter().map(OwnedFd::from).collect(),
-    })
+    }
 }
 
-fn open_queue(spec: &MacvtapSpec, path: &Path) -> Result<File, LinkError> {
+/// Opens the queues of a device; whether the kernel segments UDP.
+fn open_queues(name: &str, queues: u16, ifindex: u32) -> Result<(Vec<File>, bool), LinkError> {
+    let number = number_of(name, ifindex)?;
+    let node = Node::find(ifindex, number).map_err(|error| {
+        LinkError::system("making a node for the MACVTAP device", "CAP_MKNOD", &error)
+    })?;
+    let mut nodes = vec![];
+    for _ in 0..queues {
+        nodes.push(open_queue(name, queues, &node.path)?);
+    }
+    drop(node);
+    let prepared = |error| LinkError::admin("preparing the MACVTAP device", &error);
+    let mut uso = true;
+    for node in &nodes {
+        uso &= set_up_queue(node).map_err(prepared)?;
+        tun::set_send_buffer(node, SEND_BUFFER).map_err(prepared)?;
+    }
+    Ok((nodes, uso))
+}
+
+fn open_queue(name: &str, queues: u16, path: &Path) -> Result<File, LinkError> {
     let node = OpenOptions::new()
         .read(true)
         .write(true)
@@ -171,10 +177,10 @@ fn open_queue(spec: &MacvtapSpec, path: &Path) -> Result<File, LinkError> {
             )
         })?;
     let how = Attach {
-        multi_queue: spec.queues > 1,
+        multi_queue: queues > 1,
         exclusive: false,
     };
-    tun::attach(&node, &spec.name, how)
+    tun::attach(&node, name, how)
         .map_err(|error| LinkError::admin("preparing the MACVTAP device", &error))?;
     Ok(node)
 }
