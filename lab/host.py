@@ -67,8 +67,11 @@ class Host(Linux):
 
     def lab(self, *words, timeout=600):
         """Runs `python3 -m lab WORDS` there, from this machine's files: what it says."""
-        self.check('dmesg -n 1; mkdir /files; mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 files /files; '
-                   'cd /files; for d in tmp run; do mount -t tmpfs none $d; done; '
+        self.check('dmesg -n 1; mkdir /files /project; '
+                   'mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 files /files; '
+                   f'cd /files; mount --bind .{ROOT} /project; for d in tmp run; do mount -t tmpfs none $d; done; '
+                   # The project may be in one of these.
+                   f'mkdir -p .{ROOT}; mount --bind /project .{ROOT}; '
                    'for d in dev proc sys; do mount --bind /$d $d; done')
         command = f'cd {ROOT} && EVB={BINARY} PATH={os.environ["PATH"]} {sys.executable} -B -m lab {" ".join(words)}'
         return self.check(f"chroot /files sh -c '{command}'", timeout)

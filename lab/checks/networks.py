@@ -122,8 +122,9 @@ def pass_patterns(built):
             assert got == [frame], f'{sender} sent {frame.hex()}, {receiver} got {[f.hex() for f in got]}'
 
 
-def refusal(built):
-    """A virtual function has one VM: a second one is refused by the socket, the configuration and the kernel."""
+def refusal(built, real=False):
+    """A virtual function has one VM: a second one is refused by the socket, the configuration and, of `real` functions, by
+    the first daemon's lock; where VETH devices stand in for them, by the kernel."""
     host = built.directory / 'host'
     with socket.socket(socket.AF_UNIX) as second:
         second.settimeout(10)
@@ -138,14 +139,16 @@ def refusal(built):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode and '`vf0` is passthrough and has two local ports' in done.stdout, done.stdout
 
-    # A second daemon finds the devices' names taken; with other names it comes as far as the kernel.
+    # Where VETH devices stand in, a second daemon finds the names of its own devices taken; with other names it comes as
+    # far as the kernel.
     other = built.directory / 'other'
     other.mkdir()
     text = text.replace(str(host), str(other))
-    for config, sentence in (
-            (text, 'evb-vf0: the name is taken by a device of kind macvtap'),
-            (text.replace('[[uplink]]\nname = "', '[[uplink]]\nname = "other-'),
-             'evb-other-vf0: vf0 is used by another MACVLAN or MACVTAP device')):
+    renamed = text.replace('[[uplink]]\nname = "', '[[uplink]]\nname = "other-')
+    refused = ([(text, 'is in use by another uplink or another evb')] if real else
+               [(text, 'evb-vf0: the name is taken by a MACVTAP device in mode passthru'),
+                (renamed, 'evb-other-vf0: vf0 is used by another MACVLAN or MACVTAP device')])
+    for config, sentence in refused:
         (other / 'evb.toml').write_text(config)
         done = subprocess.run(netns.within(built.namespace('host'), BINARY, 'run', '--config', other / 'evb.toml'),
                               text=True, timeout=30, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -62,5 +62,5 @@ def main(pf, wire):
     with Lab() as lab:
         built = _OnFunctions(_network(), lab.directory, pf, wire)
         lab.callback(built.close)
-        print(walk(built.up(), {'second VM refused': refusal}))
+        print(walk(built.up(), {'second VM refused': lambda built: refusal(built, real=True)}))
     return 0
