@@ -5,7 +5,7 @@
 //! exists because it takes a third of the instructions; the long way is the one to read.
 
 use super::Seconds;
-use super::fdb::{Fid, Fresh};
+use super::fdb::{Fdb, Fid, Fresh};
 use super::forward::{Frame, Verdict, View};
 use super::port::{PortSet, Slot};
 use super::tables::{Port, Relay, Sources, Vlan};
@@ -93,21 +93,25 @@ impl<'a> Sender<'a> {
     /// Hints that these frames are about to be forwarded: their addresses are then fetched side by side, and not
     /// one after the other.
     #[inline]
-    pub fn expect<'h>(&self, headers: impl Iterator<Item = &'h Header>) {
+    pub fn expect<'h>(&self, headers: impl Iterator<Item = &'h Header> + Clone) {
         let relay = self.view.relay;
         let Some(short) = self.short.as_ref().filter(|_| relay.fdb.is_large()) else {
             return;
         };
-        let mut last = None;
-        for header in headers {
-            // Most frames of a burst go where the one before went.
-            if last.replace(header) != Some(header)
-                && let Some((_, fid)) = short.classify(relay, header)
-            {
-                relay.fdb.expect(fid, header.src);
-                relay.fdb.expect(fid, header.dst);
+        let each = |hint: fn(&Fdb, Fid, Mac)| {
+            let mut last = None;
+            for header in headers.clone() {
+                // Most frames of a burst go where the one before went.
+                if last.replace(header) != Some(header)
+                    && let Some((_, fid)) = short.classify(relay, header)
+                {
+                    hint(&relay.fdb, fid, header.src);
+                    hint(&relay.fdb, fid, header.dst);
+                }
             }
-        }
+        };
+        each(Fdb::expect);
+        each(Fdb::expect_farther);
     }
 
     /// Whether frames of this class go from the sender to slot `to` directly.

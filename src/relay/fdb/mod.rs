@@ -180,6 +180,12 @@ impl Fdb {
         self.table.prefetch(entry_key(fid, mac));
     }
 
+    /// The same again, some time later, for what is not where most are: an address that is new is nowhere.
+    #[inline]
+    pub(super) fn expect_farther(&self, fid: Fid, mac: Mac) {
+        self.table.prefetch_farther(entry_key(fid, mac));
+    }
+
     /// Where `mac` is in this FID.
     #[inline]
     pub(super) fn lookup(&self, fid: Fid, mac: Mac, now: Seconds) -> Option<(Slot, EntryKind)> {

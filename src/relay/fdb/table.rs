@@ -104,11 +104,8 @@ impl Table {
     #[inline(never)]
     fn find_farther(&self, key: u64, hash: u64) -> Option<(Place, Value)> {
         let first = self.first_bucket(hash);
-        let second = self.second_bucket(hash, first);
-        // A new address is in neither.
-        self.lines_of(second).for_each(CacheLine::prefetch);
         self.find_in(first, key)
-            .or_else(|| self.find_in(second, key))
+            .or_else(|| self.find_in(self.second_bucket(hash, first), key))
     }
 
     /// Replaces a value if it still is `old`; both belong to the key at this place.
@@ -123,6 +120,18 @@ impl Table {
     pub fn prefetch(&self, key: u64) {
         let home = self.home(self.hash(key));
         self.line(home).prefetch();
+    }
+
+    /// The same for the other places that it may be in, if it is not in the one that [`Table::prefetch`] has fetched.
+    #[inline]
+    pub fn prefetch_farther(&self, key: u64) {
+        let hash = self.hash(key);
+        if self.key(self.home(hash)).load(Ordering::Relaxed) != key {
+            let first = self.first_bucket(hash);
+            for bucket in [first, self.second_bucket(hash, first)] {
+                self.lines_of(bucket).for_each(CacheLine::prefetch);
+            }
+        }
     }
 
     /// Locks what belongs to a key.
