@@ -93,14 +93,14 @@ impl<'a> Sender<'a> {
     /// Hints that these frames are about to be forwarded: their addresses are then fetched side by side, and not
     /// one after the other.
     #[inline]
-    pub fn expect<'h>(&self, headers: impl Iterator<Item = &'h Header> + Clone) {
+    pub fn expect<'h, I: Iterator<Item = &'h Header> + Clone>(&self, headers: I) {
         let relay = self.view.relay;
         let Some(short) = self.short.as_ref().filter(|_| relay.fdb.is_large()) else {
             return;
         };
-        let each = |hint: fn(&Fdb, Fid, Mac)| {
+        let each = |headers: I, hint: fn(&Fdb, Fid, Mac)| {
             let mut last = None;
-            for header in headers.clone() {
+            for header in headers {
                 // Most frames of a burst go where the one before went.
                 if last.replace(header) != Some(header)
                     && let Some((_, fid)) = short.classify(relay, header)
@@ -110,8 +110,8 @@ impl<'a> Sender<'a> {
                 }
             }
         };
-        each(Fdb::expect);
-        each(Fdb::expect_farther);
+        each(headers.clone(), Fdb::expect);
+        each(headers, Fdb::expect_farther);
     }
 
     /// Whether frames of this class go from the sender to slot `to` directly.
