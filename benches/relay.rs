@@ -89,10 +89,7 @@ fn forward(size: Size, conversations: usize) -> Run {
     timed(move || {
         for _ in 0..FRAMES / sent.len() {
             for burst in sent.chunks(BURST) {
-                net.expect(burst);
-                for sent in burst {
-                    black_box(net.forward(sent));
-                }
+                net.forward_all(burst);
             }
         }
         FRAMES / sent.len() * sent.len()
@@ -106,9 +103,7 @@ fn refresh(size: Size) -> Run {
     timed(move || {
         for _ in 0..FRAMES / FEW {
             net.now += 1;
-            for sent in &sent {
-                black_box(net.forward(sent));
-            }
+            net.forward_all(&sent);
         }
         FRAMES
     })
@@ -129,10 +124,7 @@ fn learn(entries: u64) -> Run {
             net.fdb().flush(net.now, |_| true);
         }
         for burst in sent[first..first + batch].chunks(BURST) {
-            net.expect(burst);
-            for sent in burst {
-                black_box(net.forward(sent));
-            }
+            net.forward_all(burst);
         }
         first = (first + batch) % sent.len();
         batch

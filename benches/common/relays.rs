@@ -129,9 +129,11 @@ impl Net {
         sent
     }
 
-    /// Hints that these frames come, as a worker does for the burst of a port.
+    /// Has the relay forward a burst, as a worker has it done for each port that has sent some of it; what became of
+    /// the last frame.
     #[inline]
-    pub fn expect(&self, burst: &[Sent]) {
+    pub fn forward_all(&mut self, burst: &[Sent]) -> Option<Verdict> {
+        let mut last = None;
         let view = View {
             relay: &self.relay,
             active: &self.active,
@@ -139,25 +141,26 @@ impl Net {
         for of_one in burst.chunk_by(|a, b| a.from == b.from) {
             let sender = view.sender(of_one[0].from, self.now);
             sender.expect(of_one.iter().map(|sent| &sent.header));
+            for sent in of_one {
+                let frame = Frame {
+                    header: &sent.header,
+                    len: 60,
+                    segment_len: None,
+                };
+                let (verdict, class) = sender.forward(&frame, &mut self.targets);
+                if let Verdict::One(to) = verdict {
+                    let _ = std::hint::black_box(view.egress(to, &class, &frame));
+                }
+                last = std::hint::black_box(Some(verdict));
+            }
         }
+        last
     }
 
     /// What the relay does with a frame.
     #[inline]
     pub fn forward(&mut self, sent: &Sent) -> Verdict {
-        let view = View {
-            relay: &self.relay,
-            active: &self.active,
-        };
-        let frame = Frame {
-            header: &sent.header,
-            len: 60,
-            segment_len: None,
-        };
-        let (verdict, class) = view.forward(sent.from, &frame, self.now, &mut self.targets);
-        if let Verdict::One(to) = verdict {
-            let _ = std::hint::black_box(view.egress(to, &class, &frame));
-        }
-        verdict
+        let verdict = self.forward_all(std::slice::from_ref(sent));
+        verdict.expect("one frame, one verdict")
     }
 }

@@ -98,20 +98,25 @@ impl<'a> Sender<'a> {
         let Some(short) = self.short.as_ref().filter(|_| relay.fdb.is_large()) else {
             return;
         };
-        let each = |headers: I, hint: fn(&Fdb, Fid, Mac)| {
+        let each = |headers: I, hint: fn(&Fdb, Fid, &Header)| {
             let mut last = None;
             for header in headers {
                 // Most frames of a burst go where the one before went.
                 if last.replace(header) != Some(header)
                     && let Some((_, fid)) = short.classify(relay, header)
                 {
-                    hint(&relay.fdb, fid, header.src);
-                    hint(&relay.fdb, fid, header.dst);
+                    hint(&relay.fdb, fid, header);
                 }
             }
         };
-        each(headers.clone(), Fdb::expect);
-        each(headers, Fdb::expect_farther);
+        each(headers.clone(), |fdb, fid, header| {
+            fdb.expect(fid, header.src);
+            fdb.expect(fid, header.dst);
+        });
+        // Frames to unknown addresses are few and dear anyway.
+        each(headers, |fdb, fid, header| {
+            fdb.expect_farther(fid, header.src);
+        });
     }
 
     /// Whether frames of this class go from the sender to slot `to` directly.
