@@ -114,7 +114,7 @@ def sriov_uplink(lab, via):
     assert f'{used} is in use by evb' in host.fails(f'evb sriov bind {used}')
     host.write('/tmp/other.toml', '[[relay]]\nname = "red"\n[[uplink]]\nname = "up1"\n'
                                   f'sriov = {{ pf = "{host.pf}", vf = 0 }}\n')
-    assert 'is in use by another evb' in host.fails('evb run --config /tmp/other.toml --control /run/evb/other.sock')
+    assert 'is in use by another uplink or another evb' in host.fails('evb run --config /tmp/other.toml --control /run/evb/other.sock')
 
     _configure(host, f'create = 2, vlan = 7, via = "{via}"')
     host.check('evb reload')
