@@ -140,6 +140,11 @@ impl Link {
         serves: &Serves,
         mtu: Option<u16>,
     ) -> Option<Spec> {
+        // A device that shares its NIC carries one address.
+        let only = |mode: &MacvtapMode| {
+            let station = station.filter(|_| *mode != MacvtapMode::Passthru);
+            station.map(Mac::octets)
+        };
         match &self.kind {
             LinkKind::Tap(tap) => Some(tap.spec(self.queues, mtu)),
             LinkKind::Handed(handed) => Some(handed.spec(station)),
@@ -148,9 +153,7 @@ impl Link {
                 parent: parent.clone(),
                 mode: (*mode).into(),
                 queues: self.queues,
-                mac: station
-                    .filter(|_| *mode != MacvtapMode::Passthru)
-                    .map(Mac::octets),
+                mac: only(mode),
                 mtu,
                 take_parent: self.take_parent,
             })),
@@ -159,9 +162,7 @@ impl Link {
                 parent: parent.clone(),
                 mode: (*mode).into(),
                 queues: self.queues,
-                mac: station
-                    .filter(|_| *mode != MacvtapMode::Passthru)
-                    .map(Mac::octets),
+                mac: only(mode),
                 mtu,
             })),
             LinkKind::AfPacket { dev } => Some(Spec::Packet(PacketSpec {

@@ -19,7 +19,7 @@ pub struct Openings {
 }
 
 /// What came of it, by the names of the ports.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Opened {
     links: BTreeMap<String, Attempts>,
     listeners: BTreeMap<String, Result<UnixListener, String>>,
