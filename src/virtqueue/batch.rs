@@ -21,6 +21,9 @@ pub(super) struct RxChain {
     pub end: u32,
 }
 
+/// Buffers of each frame of a batch; 0 for one that is too big.
+pub(super) type Buffers = ArrayVec<u16, MAX_BATCH>;
+
 pub(super) type Chains = ArrayVec<RxChain, { MAX_QUEUE_SIZE as usize }>;
 
 /// A reservation, and whose it is.
@@ -33,10 +36,11 @@ pub(super) struct Held<'m> {
 /// Buffers for a burst of frames, in the order of the frames asked for.
 #[derive(Default)]
 pub struct RxBatch<'m> {
-    /// Buffers of each frame; 0 for one that is too big.
-    pub(super) frames: ArrayVec<u16, MAX_BATCH>,
+    pub(super) frames: Buffers,
     pub(super) chains: Chains,
     pub(super) segments: Segments<'m>,
+    /// Each frame has one buffer, in one segment.
+    pub(super) single: bool,
     pub(super) held: Option<Held<'m>>,
 }
 
@@ -61,6 +65,7 @@ impl<'m> RxBatch<'m> {
             frames: ArrayVec::new_const(),
             chains: ArrayVec::new_const(),
             segments: ArrayVec::new_const(),
+            single: true,
             held: None,
         }
     }
@@ -80,6 +85,18 @@ impl<'m> RxBatch<'m> {
             start = end;
             Grant::Buffers { buffers, segments }
         })
+    }
+
+    /// How many frames there are grants for.
+    #[inline]
+    pub fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether each grant is one buffer in one piece.
+    #[inline]
+    pub fn is_single(&self) -> bool {
+        self.single
     }
 
     /// Whether there is nothing to complete.
@@ -122,6 +139,7 @@ impl<'m> RxBatch<'m> {
         self.frames.clear();
         self.chains.clear();
         self.segments.clear();
+        self.single = true;
     }
 
     /// Makes the last frame `len` bytes long, at least `least`, if it was longer. Its buffers are

@@ -183,6 +183,27 @@ pub fn read(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> usize {
     read_scattered(segments, offset, out)
 }
 
+/// Copies the first four bytes out of a chain, and what begins at byte `offset`, which is behind them. Returns these four
+/// and how many others there were.
+#[inline]
+pub fn read_start(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> ([u8; 4], usize) {
+    if let [segment, ..] = segments
+        && offset >= 4
+        && offset <= segment.len()
+        && out.len() <= segment.len() - offset
+    {
+        // SAFETY: `offset + out.len()` is within the segment, which is valid for `'m`, and so are the first four bytes;
+        // an array of bytes has no alignment.
+        return unsafe {
+            let first = segment.ptr.cast::<[u8; 4]>().read();
+            copy_bytes(out.as_mut_ptr(), segment.ptr.add(offset), out.len());
+            (first, out.len())
+        };
+    }
+    let first = read_array(segments, 0);
+    (first, read_scattered(segments, offset, out))
+}
+
 /// Copies `N` bytes out of a chain, starting at byte `offset`; zeros where there are none.
 #[inline]
 pub fn read_array<const N: usize>(segments: &[Segment<'_>], offset: usize) -> [u8; N] {
@@ -213,12 +234,27 @@ fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> us
 /// Writes a frame into a chain and marks what was written. Returns how many bytes fitted.
 #[inline]
 pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
-    let Gather { header, head, .. } = src;
+    let done = copy_known(dst, src.header, src.head, log);
+    if src.rest_len == 0 {
+        return done;
+    }
+    copy_rest(dst, done, src, log)
+}
+
+/// The same for a frame of which there is nothing but a header and a head.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(super) fn copy_known(
+    dst: &[Segment<'_>],
+    header: &[u8],
+    head: &[u8],
+    log: Option<&DirtyLog>,
+) -> usize {
     let known = header.len() + head.len();
     if let [segment, ..] = dst
         && known <= segment.len()
     {
-        // Nearly always: header and head are in the first buffer.
+        // Nearly always: both are in the first buffer.
         // SAFETY: header and head are slices, and `known` is the length of both together, which is
         // within the segment that is valid for `'m`.
         unsafe {
@@ -226,28 +262,31 @@ pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>
             copy_bytes(segment.ptr.add(header.len()), head.as_ptr(), head.len());
         }
         segment.mark(log, 0, known);
-        if src.rest_len == 0 {
-            return known;
-        }
-        let writer = Writer {
-            dst,
-            at: known,
-            done: known,
-            log,
-        };
-        return writer.put_rest(src);
+        return known;
     }
-    let mut writer = Writer {
-        dst,
-        at: 0,
-        done: 0,
-        log,
-    };
+    scatter(dst, header, head, log)
+}
+
+#[inline(never)]
+fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLog>) -> usize {
+    let mut writer = Writer::new(dst, log);
     for part in [header, head] {
         // SAFETY: `part` is a slice, valid for its length.
         unsafe { writer.put(part.as_ptr(), part.len()) };
     }
-    writer.put_rest(src)
+    writer.done
+}
+
+/// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
+#[inline(never)]
+fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
+    let mut writer = Writer::new(dst, log);
+    writer.skip(done);
+    for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
+        // SAFETY: `from + count` is within the segment, which is valid for `'m`.
+        unsafe { writer.put(segment.ptr.add(from), count) };
+    }
+    writer.done
 }
 
 /// A position in a chain that is being filled.
@@ -258,15 +297,27 @@ struct Writer<'s, 'm> {
     log: Option<&'s DirtyLog>,
 }
 
-impl Writer<'_, '_> {
-    /// Appends what is behind the head. Returns how many bytes were written in all.
-    #[inline(never)]
-    fn put_rest(mut self, src: &Gather<'_>) -> usize {
-        for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
-            // SAFETY: `from + count` is within the segment, which is valid for `'m`.
-            unsafe { self.put(segment.ptr.add(from), count) };
+impl<'s, 'm> Writer<'s, 'm> {
+    fn new(dst: &'s [Segment<'m>], log: Option<&'s DirtyLog>) -> Self {
+        Writer {
+            dst,
+            at: 0,
+            done: 0,
+            log,
         }
-        self.done
+    }
+
+    /// Goes on behind the next `len` bytes, which are written already.
+    #[inline]
+    fn skip(&mut self, len: usize) {
+        self.done += len;
+        self.at += len;
+        while let Some(segment) = self.dst.first()
+            && self.at >= segment.len()
+        {
+            self.at -= segment.len();
+            self.dst = &self.dst[1..];
+        }
     }
 
     /// Appends `len` bytes, or what there is room for.

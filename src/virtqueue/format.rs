@@ -8,7 +8,6 @@
 use arrayvec::ArrayVec;
 
 use super::copy::Segment;
-use super::descriptor::{Descriptor, WRITE as WRITE_FLAG};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
 pub(super) use super::spot::{Cursor, Spot};
@@ -32,6 +31,15 @@ pub(super) struct Used {
     pub written: u32,
 }
 
+/// A chain of one buffer, as it lies in the ring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Single {
+    pub addr: u64,
+    pub len: u32,
+    /// As in [`Used`].
+    pub id: u16,
+}
+
 /// What taking the next chain came to.
 #[derive(Debug)]
 pub(super) enum Take {
@@ -52,9 +60,13 @@ pub(super) trait Format {
         sink: &mut Sink<'_, '_, WRITE>,
     ) -> Result<Take, RingError>;
 
-    /// The descriptor of the chain at the cursor, and how the chain is given back, if the chain is already
-    /// known to be available and has no other descriptor. Moves nothing and checks no more than that.
-    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)>;
+    /// How many chains from the cursor on [`Format::single`] may be asked for.
+    fn reach(&self, cursor: Cursor) -> u16;
+
+    /// The buffer of the chain `ahead` places behind the cursor, fewer than [`Format::reach`] says, if the chain is
+    /// available, has no other descriptor, and goes the way that `WRITE` says. Moves nothing and checks no more than
+    /// that.
+    fn single<const WRITE: bool>(&self, cursor: Cursor, ahead: u16) -> Option<Single>;
 
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
@@ -168,34 +180,50 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         result
     }
 
-    /// Takes the chain at the cursor if it is of the simplest kind, as most are: one buffer, of at least
-    /// `want` bytes, in the same region as the last. If it is not, nothing has happened, and
-    /// [`Format::take`] looks at it as if nobody had.
+    /// Takes chains from the cursor on that are of the simplest kind, as most are: one buffer, in the same region as
+    /// the last. There is one for each of `wants`, of at least as many bytes, which are not 0; each is handed to
+    /// `taken` with its number, from 0 on. Returns how many. It ends before the first that is none, and
+    /// [`Format::take`] looks at that as if nobody had.
     #[inline]
-    pub fn take_single<F: Format>(
+    pub fn take_singles<F: Format>(
         &mut self,
         format: &F,
         cursor: &mut Cursor,
-        want: u32,
-    ) -> Option<Used> {
-        let (d, used) = format.single(*cursor)?;
-        let Descriptor { addr, len, .. } = d;
-        if (d.flags & WRITE_FLAG != 0) != WRITE || len < want || len == 0 {
-            return None;
+        wants: impl ExactSizeIterator<Item = u32>,
+        mut taken: impl FnMut(usize, Single),
+    ) -> usize {
+        let at = *cursor;
+        let lookup = self.state.lookup;
+        let room = self
+            .segments
+            .remaining_capacity()
+            .min(format.reach(at).into());
+        let first = self.segments.len();
+        let places = self.segments.as_mut_ptr().wrapping_add(first);
+        let mut count = 0;
+        for want in wants.take(room) {
+            let Some(single) = format.single::<WRITE>(at, count as u16) else {
+                break;
+            };
+            let Single { addr, len, .. } = single;
+            let Some(ptr) = lookup.find_here(addr, len) else {
+                break;
+            };
+            if len < want {
+                break;
+            }
+            prefetch::<WRITE>(ptr);
+            let len = if WRITE { want } else { len };
+            // SAFETY: `ptr` was just looked up for at least `len` bytes in the memory that `lookup` borrows
+            // for `'m`. There are no more rounds than `segments` has room behind its `first` elements.
+            unsafe { places.add(count).write(Segment::new(ptr, len, addr)) };
+            taken(count, Single { len, ..single });
+            count += 1;
         }
-        let ptr = self.state.lookup.find_here(addr, len)?;
-        prefetch::<WRITE>(ptr);
-        let len = if WRITE { want } else { len };
-        // SAFETY: `ptr` was just looked up for at least `len` bytes in the memory that `lookup` borrows
-        // for `'m`.
-        let segment = unsafe { Segment::new(ptr, len, addr) };
-        self.segments.try_push(segment).ok()?;
-        self.state.len = len.into();
-        cursor.spot = format.advance(cursor.spot, 1);
-        Some(Used {
-            written: if WRITE { len } else { 0 },
-            ..used
-        })
+        // SAFETY: `count` elements were written behind the `first`.
+        unsafe { self.segments.set_len(first + count) };
+        cursor.spot = format.advance(at.spot, count as u16);
+        count
     }
 
     /// Adds one buffer. Bytes beyond those wanted are checked but not collected.

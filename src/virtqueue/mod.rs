@@ -45,7 +45,7 @@ mod tx;
 mod tests;
 
 pub use batch::{Grant, RxBatch};
-pub use copy::{Gather, Segment, prefetch, read, read_array};
+pub use copy::{Gather, Segment, prefetch, read, read_array, read_start};
 pub use dirty::DirtyLog;
 pub use error::{MappingError, MemoryError, Part, Place, PositionsError, RingError};
 pub use iovec::{Scatter, writev};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE};
 use super::error::{Part, Place, RingError};
-use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used};
+use super::format::{Cursor, Format, Single, Sink, Spot, Stop, Take, Used};
 use super::memory::GuestMemory;
 use super::positions::{Identity, Kept, Positions, RingPosition};
 use super::ring::{Area, MAX_HEADER, Marks, RingConfig};
@@ -422,14 +422,27 @@ impl Format for Packed {
     }
 
     #[inline]
-    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)> {
-        let d = self.first(cursor.spot)?;
-        let used = Used {
+    fn reach(&self, cursor: Cursor) -> u16 {
+        self.size - cursor.spot.index
+    }
+
+    #[inline]
+    fn single<const W: bool>(&self, cursor: Cursor, ahead: u16) -> Option<Single> {
+        let Spot { index, wrap } = cursor.spot;
+        let index = index + ahead;
+        // Acquire: as in `first`.
+        let tail = u64::from_le(self.tail(index).load(Ordering::Acquire));
+        let expected = if wrap { AVAIL } else { USED } | if W { WRITE } else { 0 };
+        let flags = (tail >> 48) as u16 & (AVAIL | USED | NEXT | INDIRECT | WRITE);
+        if flags != expected {
+            return None;
+        }
+        let d = Descriptor::packed((self.addr(index), tail));
+        Some(Single {
+            addr: d.addr,
+            len: d.len,
             id: d.extra,
-            slots: 1,
-            written: 0,
-        };
-        (d.flags & (NEXT | INDIRECT) == 0).then_some((d, used))
+        })
     }
 
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {

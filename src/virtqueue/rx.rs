@@ -10,16 +10,17 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 
-use super::batch::{Chains, Held as Reservation, RxBatch, RxChain};
+use super::batch::{Buffers, Chains, Held as Reservation, RxBatch, RxChain};
 use super::copy::{self, Gather, Segment};
 use super::dirty::DirtyLog;
 use super::error::RingError;
-use super::format::{Cursor, Format, Sink, Spot, Take};
+use super::format::{Cursor, Format, Sink, Spot, Take, Used};
 use super::iovec::{self, Scatter};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
@@ -148,6 +149,7 @@ impl RxRing {
             frames,
             chains,
             segments,
+            single,
             held,
         } = batch;
         let mut walk = Walk {
@@ -159,22 +161,27 @@ impl RxRing {
             chains,
             slots: 0,
         };
-        for &want in wants {
+        format.available(&mut walk.cursor)?;
+        let mut wants = wants;
+        while starved_at.is_none() {
+            let singles = walk.singles(wants, frames);
+            let [want, behind @ ..] = &wants[singles..] else {
+                break;
+            };
             if frames.is_full() {
                 break;
             }
+            *single = false;
             let first = walk.chains.len();
-            match walk.frame(want)? {
+            match walk.frame(*want)? {
                 Outcome::Fits => frames.push((walk.chains.len() - first) as u16),
                 Outcome::TooBig => frames.push(0),
                 // With an empty batch there will never be more room.
                 Outcome::NoRoom if first == 0 => frames.push(0),
                 Outcome::NoRoom => break,
-                Outcome::Starved(at) => {
-                    starved_at = Some(at);
-                    break;
-                }
+                Outcome::Starved(at) => starved_at = Some(at),
             }
+            wants = behind;
         }
         let Walk { cursor, slots, .. } = walk;
         let reserved = Reserved {
@@ -212,6 +219,22 @@ impl RxRing {
     #[inline]
     pub fn copy(&self, dst: &[Segment<'_>], frame: &Gather<'_>) -> usize {
         copy::copy(dst, frame, self.window.log.as_deref())
+    }
+
+    /// Writes frames that are all head, behind the same header, into the grants of a batch, which are
+    /// [single](RxBatch::is_single) and large enough, from the first on.
+    #[inline]
+    pub fn copy_heads<'h>(
+        &self,
+        batch: &RxBatch<'_>,
+        header: &[u8],
+        heads: impl Iterator<Item = &'h [u8]>,
+    ) {
+        debug_assert!(batch.is_single());
+        let log = self.window.log.as_deref();
+        for (segment, head) in batch.segments.iter().zip(heads) {
+            copy::copy_known(slice::from_ref(segment), header, head, log);
+        }
     }
 
     /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`
@@ -431,25 +454,50 @@ enum Outcome {
 }
 
 impl<F: Format> Walk<'_, '_, F> {
-    /// Takes as many chains as `want` bytes need, or none.
+    /// Takes a chain for each of the first of `wants`, up to the one that takes more than one buffer, or another look;
+    /// how many.
     #[inline]
-    fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
-        let least = want.max(self.features.header_len as u32);
-        if self.slots < self.size
-            && !self.chains.is_full()
-            && let Some(used) = self.sink.take_single(self.format, &mut self.cursor, least)
-        {
-            let end = self.sink.segments() as u32;
-            self.chains.push(RxChain { used, end });
-            self.slots += 1;
-            return Ok(Outcome::Fits);
+    fn singles(&mut self, wants: &[u32], frames: &mut Buffers) -> usize {
+        let least = self.features.header_len as u32;
+        let room = usize::from(self.size - self.slots)
+            .min(frames.remaining_capacity())
+            .min(self.chains.remaining_capacity());
+        let wants = wants[..room.min(wants.len())].iter();
+        let wants = wants.map(|want| (*want).max(least));
+        let end = self.sink.segments() as u32 + 1;
+        let first = (self.chains.len(), frames.len());
+        let places = (
+            self.chains.as_mut_ptr().wrapping_add(first.0),
+            frames.as_mut_ptr().wrapping_add(first.1),
+        );
+        let (format, cursor) = (self.format, &mut self.cursor);
+        let taken = self
+            .sink
+            .take_singles(format, cursor, wants, |number, single| {
+                let used = Used {
+                    id: single.id,
+                    slots: 1,
+                    written: single.len,
+                };
+                let end = end + number as u32;
+                // SAFETY: there are no more calls than `room`, which both have behind their `first` elements.
+                unsafe {
+                    places.0.add(number).write(RxChain { used, end });
+                    places.1.add(number).write(1);
+                }
+            });
+        // SAFETY: `taken` elements of both were written behind the `first`.
+        unsafe {
+            self.chains.set_len(first.0 + taken);
+            frames.set_len(first.1 + taken);
         }
-        self.walk(want)
+        self.slots += taken as u16;
+        taken
     }
 
-    /// The same where it takes more than one buffer, or another look.
+    /// Takes as many chains as `want` bytes need, or none.
     #[inline(never)]
-    fn walk(&mut self, want: u32) -> Result<Outcome, RingError> {
+    fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
         let (spot, slots) = (self.cursor.spot, self.slots);
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let outcome = self.collect(want)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE, words};
 use super::error::{Part, Place, RingError};
-use super::format::{Cursor, Format, Sink, Spot, Stop, Take, Used, passed};
+use super::format::{Cursor, Format, Single, Sink, Spot, Stop, Take, Used, passed};
 use super::memory::GuestMemory;
 use super::ring::{Area, Marks, RingConfig};
 
@@ -217,12 +217,13 @@ impl Format for Split {
     }
 
     #[inline]
-    fn single(&self, cursor: Cursor) -> Option<(Descriptor, Used)> {
-        let next = cursor.spot.index;
-        if next == cursor.seen {
-            return None;
-        }
-        let slot = usize::from(self.slot(next));
+    fn reach(&self, cursor: Cursor) -> u16 {
+        cursor.seen.wrapping_sub(cursor.spot.index)
+    }
+
+    #[inline]
+    fn single<const W: bool>(&self, cursor: Cursor, ahead: u16) -> Option<Single> {
+        let slot = usize::from(self.slot(cursor.spot.index.wrapping_add(ahead)));
         let head = u16::from_le(self.word(self.avail, 2 + slot).load(Ordering::Relaxed));
         if head >= self.size {
             return None;
@@ -231,12 +232,12 @@ impl Format for Split {
         // memory lives.
         let d = unsafe { words(self.desc.add(usize::from(head) * DESCRIPTOR)) };
         let d = Descriptor::split(d);
-        let used = Used {
+        let flags = if W { WRITE } else { 0 };
+        (d.flags & (NEXT | INDIRECT | WRITE) == flags).then_some(Single {
+            addr: d.addr,
+            len: d.len,
             id: head,
-            slots: 1,
-            written: 0,
-        };
-        (d.flags & (NEXT | INDIRECT) == 0).then_some((d, used))
+        })
     }
 
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {

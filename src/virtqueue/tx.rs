@@ -7,6 +7,7 @@
 //! One worker at a time, by [`TxRing::try_lock`]. Everything here is about chains of bytes; what is
 //! in them is not known.
 
+use std::iter::repeat_n;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -225,7 +226,8 @@ impl<'m> TxGuard<'m> {
         let mut cursor = state.head;
         let mut sink = Sink::<false>::new(Lookup::new(memory, state.hint), segments);
         let mut slots = 0;
-        while chains.len() < max.min(MAX_BATCH) {
+        let max = max.min(MAX_BATCH);
+        while chains.len() < max {
             let index = chains.len();
             let start = sink.segments();
             if state.done & (1 << index) != 0 {
@@ -240,22 +242,32 @@ impl<'m> TxGuard<'m> {
                 });
                 continue;
             }
-            let used = match sink.take_single(format, &mut cursor, 0) {
-                Some(used) => used,
-                None => match take_chain(format, &mut cursor, &mut sink)? {
-                    Take::Chain(used) => used,
-                    Take::Empty => break,
-                    Take::NoRoom(head) if start == 0 => {
-                        return Err(RingError::Fragmented {
-                            head,
-                            limit: MAX_SEGMENTS,
-                        });
-                    }
-                    Take::NoRoom(_) => {
-                        sink.truncate(start);
-                        break;
-                    }
-                },
+            if !format.available(&mut cursor)? {
+                break;
+            }
+            if index == state.peeked.len() {
+                // Not seen before, so that there is nothing to compare them with.
+                let room = usize::from(self.ring.window.size - slots).min(max - index);
+                let peeked = (&mut *chains, &mut state.peeked);
+                let taken = take_singles(format, &mut cursor, &mut sink, peeked, room);
+                slots += taken as u16;
+                if taken != 0 {
+                    continue;
+                }
+            }
+            let used = match take_chain(format, &mut cursor, &mut sink)? {
+                Take::Chain(used) => used,
+                Take::Empty => break,
+                Take::NoRoom(head) if start == 0 => {
+                    return Err(RingError::Fragmented {
+                        head,
+                        limit: MAX_SEGMENTS,
+                    });
+                }
+                Take::NoRoom(_) => {
+                    sink.truncate(start);
+                    break;
+                }
             };
             slots += used.slots;
             if slots > self.ring.window.size {
@@ -363,6 +375,55 @@ impl<'m> TxGuard<'m> {
         fence(Ordering::SeqCst);
         self.available()
     }
+}
+
+/// Takes chains of the simplest kind, at most as many as both vectors have room for; how many.
+#[inline]
+fn take_singles<F: Format>(
+    format: &F,
+    cursor: &mut Cursor,
+    sink: &mut Sink<'_, '_, false>,
+    (chains, peeked): (
+        &mut ArrayVec<Chain, MAX_BATCH>,
+        &mut ArrayVec<Used, MAX_BATCH>,
+    ),
+    room: usize,
+) -> usize {
+    let room = room
+        .min(chains.remaining_capacity())
+        .min(peeked.remaining_capacity());
+    let start = sink.segments() as u32;
+    let first = (chains.len(), peeked.len());
+    let places = (
+        chains.as_mut_ptr().wrapping_add(first.0),
+        peeked.as_mut_ptr().wrapping_add(first.1),
+    );
+    // A chain without a byte is an error, which the long way finds.
+    let wants = repeat_n(1, room);
+    let count = sink.take_singles(format, cursor, wants, |number, single| {
+        let chain = Chain {
+            start: start + number as u32,
+            count: 1,
+            len: single.len,
+            done: false,
+        };
+        let used = Used {
+            id: single.id,
+            slots: 1,
+            written: 0,
+        };
+        // SAFETY: there are no more calls than `room`, which both have behind their `first` elements.
+        unsafe {
+            places.0.add(number).write(chain);
+            places.1.add(number).write(used);
+        }
+    });
+    // SAFETY: `count` elements of both were written behind the `first`.
+    unsafe {
+        chains.set_len(first.0 + count);
+        peeked.set_len(first.1 + count);
+    }
+    count
 }
 
 /// Takes a chain that need not be of the simplest kind, out of the way of those that are.

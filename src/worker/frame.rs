@@ -67,6 +67,12 @@ impl Frame {
         self.len - self.head_len
     }
 
+    /// Whether there is nothing but the head, and nothing that a virtio-net header would say.
+    #[inline]
+    pub fn is_bare(&self) -> bool {
+        self.len == self.head_len && self.vnet.flags == 0 && self.vnet.gso_type == 0
+    }
+
     /// Reads chain number `chain` of a burst, `chain_len` bytes in `segments` that begin with a
     /// virtio-net header of `header_len` bytes: its first bytes, once.
     ///
@@ -88,9 +94,9 @@ impl Frame {
         }
         // Flags, type of segmentation, length of headers: without any of these nothing else counts. Nor
         // does the field that a legacy header lacks.
-        let front = virtqueue::read_array::<4>(segments, 0);
-        let wanted = len.min(HEAD);
-        self.head_len = virtqueue::read(segments, header_len, &mut self.head[..wanted]);
+        let head = &mut self.head[..len.min(HEAD)];
+        let (front, head_len) = virtqueue::read_start(segments, header_len, head);
+        self.head_len = head_len;
         self.rest_at = header_len + self.head_len;
         self.chain = chain;
         self.len = len;
@@ -208,6 +214,29 @@ impl Frames {
         fill(&mut self.places[self.len])?;
         self.len += 1;
         Ok(self.len - 1)
+    }
+
+    /// Adds the frames that `fill` makes of places, which hold anything: one for each of `items` for which it says that
+    /// it did.
+    #[inline]
+    pub fn add_all<I>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = I>,
+        mut fill: impl FnMut(&mut Frame, I) -> bool,
+    ) {
+        let most = self.len + items.len();
+        if self.places.len() < most {
+            self.places.resize(most, Frame::EMPTY);
+        }
+        let mut places = self.places[self.len..].iter_mut();
+        let mut place = places.next();
+        for item in items {
+            let Some(free) = &mut place else { break };
+            if fill(free, item) {
+                self.len += 1;
+                place = places.next();
+            }
+        }
     }
 
     /// Adds a copy of a frame and returns its index.

@@ -103,31 +103,36 @@ impl Path {
         } else {
             taken
         };
+        let before = guard.finished();
         let header = (rings.header_len, origin);
-        let mut finished = read_frames(&mut self.routes.frames, &batch, end, header, counts);
+        let refused = read_frames(&mut self.routes.frames, &batch, end, header, counts);
         self.routes.expect(&entrance);
-        for frame in 0..self.routes.frames.len() {
-            let chain = self.routes.frames[frame].chain;
-            let before = self.routes.mark();
+        // Chains with other than one copy, and how far they were looked at.
+        let (mut several, mut looked_at) = (0, end);
+        let (mut next, count) = (0, self.routes.frames.len());
+        while next < count {
+            let (frame, mark) = (next, self.routes.mark());
             self.routes.add(&entrance, frame);
-            finished |= 1 << chain;
-            let copies = self.routes.jobs.len() - before.jobs;
+            next += 1;
+            let copies = self.routes.jobs.len() - mark.jobs;
             if copies == 1 {
-                tally.sole |= 1 << chain;
-            } else if copies > 1 && self.routes.jobs.len() > SLICE {
-                begin_flood(
-                    at.snapshot,
-                    flood,
-                    &mut self.routes,
-                    before,
-                    (frame, &batch),
-                );
+                next += self.routes.add_like(&entrance, next..count);
+                continue;
+            }
+            let chain = self.routes.frames[frame].chain;
+            several |= 1 << chain;
+            if copies > 1 && self.routes.jobs.len() > SLICE {
+                begin_flood(at.snapshot, flood, &mut self.routes, mark, (frame, &batch));
                 tally.flooded = 1 << chain;
                 // Those behind it are read again when it is done.
+                looked_at = chain;
                 break;
             }
         }
         let at_flood = tally.flooded;
+        let routed = first_chains(looked_at);
+        tally.sole = routed & !several;
+        let mut finished = (refused | routed) & !before;
         let may_wait = budget.may_wait(at.patience);
         let burst = Burst {
             frames: &self.routes.frames,
@@ -136,7 +141,7 @@ impl Path {
             sole: if may_wait { tally.sole } else { 0 },
         };
         self.egress.deliver(here, burst, at.patience, &mut tally);
-        finished &= !(tally.waiting | at_flood);
+        finished &= !tally.waiting;
         // What waits comes again; a flood counts when it begins.
         let waiting = tally.waiting;
         let stands = waiting != 0 && finished == 0 && at_flood == 0 && !flood.is_active();
@@ -180,6 +185,13 @@ impl Path {
     }
 }
 
+/// The bits of the first `count` chains of a burst.
+fn first_chains(count: usize) -> u64 {
+    1_u64
+        .checked_shl(count as u32)
+        .map_or(u64::MAX, |end| end - 1)
+}
+
 /// Reads the frames in the first `end` chains; returns the chains in which there is none, and which
 /// were counted as dropped.
 #[inline(never)]
@@ -191,18 +203,20 @@ fn read_frames(
     counts: Counts<'_>,
 ) -> u64 {
     let mut refused = 0;
-    for (chain, described) in batch.chains().iter().enumerate().take(end) {
+    let chains = batch.chains()[..end].iter().enumerate();
+    frames.add_all(chains, |frame, (chain, described)| {
         if described.done {
-            continue;
+            return false;
         }
         let segments = batch.segments(described);
-        let read = frames.add(|frame| frame.read_chain((chain, described.len), segments, header));
-        if let Err(reason) = read {
-            refused |= 1 << chain;
-            counts.tx(0, Sum::one(NOBODY, described.len as usize));
-            counts.drop_frames(0, reason, 1);
-        }
-    }
+        let Err(reason) = frame.read_chain((chain, described.len), segments, header) else {
+            return true;
+        };
+        refused |= 1 << chain;
+        counts.tx(0, Sum::one(NOBODY, described.len as usize));
+        counts.drop_frames(0, reason, 1);
+        false
+    });
     refused
 }
 

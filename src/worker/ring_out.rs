@@ -23,6 +23,18 @@ const RUN: usize = 64;
 /// while the next are being copied.
 const PORTION: usize = 128 << 10;
 
+/// A copy to be made.
+type Copy<'b> = (&'b Job, &'b Frame);
+
+/// Copies that are made at once.
+struct Run<'b> {
+    copies: ArrayVec<Copy<'b>, RUN>,
+    /// The bytes of each, with the virtio-net header.
+    wants: ArrayVec<u32, RUN>,
+    /// All of the frames are [bare](Frame::is_bare) and keep their tags.
+    bare: bool,
+}
+
 /// One receive ring during one burst.
 pub struct RingOut<'a> {
     id: PortId,
@@ -72,48 +84,58 @@ impl<'a> RingOut<'a> {
     ) -> usize {
         let mut done = 0;
         loop {
-            let mut wants = ArrayVec::<u32, RUN>::new();
+            let mut run = Run {
+                copies: ArrayVec::new(),
+                wants: ArrayVec::new(),
+                bare: true,
+            };
             let mut bytes = 0;
             for index in order[done..].iter().take(RUN) {
                 let job = &burst.jobs[*index as usize];
                 let frame = &burst.frames[job.frame];
-                if frame.repair(self.rings.accepts) == Repair::Segment {
-                    break;
-                }
                 let mut len = frame.len;
-                if !job.action.is_keep() {
+                if !job.action.is_keep() || !frame.is_bare() {
+                    if frame.repair(self.rings.accepts) == Repair::Segment {
+                        break;
+                    }
                     len = len.saturating_add_signed(job.action.growth().into());
+                    run.bare = false;
                 }
-                wants.push((self.rings.header_len + len) as u32);
+                run.copies.push((job, frame));
+                run.wants.push((self.rings.header_len + len) as u32);
                 bytes += len;
                 if bytes >= PORTION {
                     break;
                 }
             }
-            if wants.is_empty() {
+            if run.copies.is_empty() {
                 return done;
             }
-            let run = &order[done..done + wants.len()];
-            done += wants.len();
-            self.send_run((run, &wants), burst, mender, outcome);
+            done += run.copies.len();
+            self.send_run(&run, burst, mender, outcome);
         }
     }
 
-    /// Copies frames of so many bytes each.
+    /// Makes the copies of a run.
     #[inline]
     fn send_run(
         &mut self,
-        (run, wants): (&[u32], &[u32]),
+        run: &Run<'_>,
         burst: Burst<'_, '_>,
         mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) {
         let mut sent = 0;
         let mut reserved = RxBatch::new();
-        while !self.closed && sent < run.len() {
-            match self.ring.reserve(&wants[sent..], &mut reserved) {
+        while !self.closed && sent < run.copies.len() {
+            match self.ring.reserve(&run.wants[sent..], &mut reserved) {
                 Ok(reservation) => {
-                    self.copy_all((&reserved, &run[sent..]), burst, mender, outcome);
+                    let copies = &run.copies[sent..];
+                    if run.bare && reserved.is_single() {
+                        self.copy_bare(&reserved, copies);
+                    } else {
+                        self.copy_all((&reserved, copies), burst.payload, mender, outcome);
+                    }
                     self.count();
                     self.ring.complete(&mut reserved);
                     sent += reservation.granted;
@@ -125,43 +147,47 @@ impl<'a> RingOut<'a> {
                 }
             }
         }
-        for index in &run[sent..] {
-            let job = &burst.jobs[*index as usize];
-            let frame = &burst.frames[job.frame];
+        for (job, frame) in &run.copies[sent..] {
             self.refuse(job, frame, burst.waits(frame), outcome);
         }
     }
 
-    /// Copies the frames of the jobs in `run` into what was reserved for them.
+    /// Makes copies of frames that are all head, and stay as they are, into what was reserved for them: a buffer each.
+    #[inline]
+    fn copy_bare(&mut self, reserved: &RxBatch<'_>, copies: &[Copy<'_>]) {
+        let header = VnetHeader {
+            num_buffers: 1,
+            ..VnetHeader::PLAIN
+        };
+        let header = &header.encode()[..self.rings.header_len];
+        let heads = copies.iter().map(|(_, frame)| frame.head());
+        self.ring.copy_heads(reserved, header, heads);
+        for (job, frame) in &copies[..reserved.frames()] {
+            self.note(job.vid, frame.header.dst, frame.len);
+        }
+    }
+
+    /// Makes copies into what was reserved for them.
     #[inline]
     fn copy_all(
         &mut self,
-        (reserved, run): (&RxBatch<'_>, &[u32]),
-        burst: Burst<'_, '_>,
+        (reserved, copies): (&RxBatch<'_>, &[Copy<'_>]),
+        payload: Payload<'_, '_>,
         mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) {
-        let of = |index: &u32| {
-            let job = &burst.jobs[*index as usize];
-            (job, &burst.frames[job.frame])
-        };
-        let mut grants = reserved.grants().zip(run.iter().map(of)).peekable();
+        let mut grants = reserved.grants().zip(copies).peekable();
         while let Some((grant, (job, frame))) = grants.next() {
             if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek()
                 && next.rest_len() != 0
             {
-                let rest = burst.payload.gather(next, &[], next.head());
+                let rest = payload.gather(next, &[], next.head());
                 virtqueue::prefetch(&rest, segments);
             }
             let done = match frame.repair(self.rings.accepts) {
-                Repair::None => self.copy(&grant, job, frame, burst.payload),
+                Repair::None => self.copy(&grant, job, frame, payload),
                 repair => mender
-                    .begin(
-                        (repair, self.rings.accepts),
-                        frame,
-                        job.action,
-                        burst.payload,
-                    )
+                    .begin((repair, self.rings.accepts), frame, job.action, payload)
                     .and_then(|mut mending| self.copy_mended(&grant, job, &mut mending, 0)),
             };
             if let Err(reason) = done {

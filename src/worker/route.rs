@@ -213,10 +213,36 @@ impl Routes {
                 ..beaten.job
             };
             self.jobs.push(job);
-            self.enter(here.id, job.vid, None, frame);
+            self.enter(here.id, job.vid, None, frame..frame + 1);
         } else {
             self.add_another(here, frame);
         }
+    }
+
+    /// Adds the jobs of the first of `frames` that have the addresses and tags of the last one that went the shortest
+    /// way, as [`Routes::add`] would; how many.
+    #[inline]
+    pub fn add_like(&mut self, here: &Entrance<'_>, frames: Range<usize>) -> usize {
+        let Some(Beaten {
+            header,
+            longest,
+            job,
+            ..
+        }) = &self.beaten
+        else {
+            return 0;
+        };
+        let like = |frame: &&Frame| frame.header == *header && frame.len <= *longest;
+        let count = self.frames[frames.clone()].iter().take_while(like).count();
+        if count == 0 {
+            return 0;
+        }
+        let job = *job;
+        let frames = frames.start..frames.start + count;
+        let jobs = frames.clone().map(|frame| Job { frame, ..job });
+        self.jobs.extend(jobs);
+        self.enter(here.id, job.vid, None, frames);
+        count
     }
 
     /// The same for a frame with other addresses or tags than the last.
@@ -233,11 +259,11 @@ impl Routes {
                 beaten.header = *header;
                 let job = beaten.job;
                 self.jobs.push(Job { frame, ..job });
-                self.enter(here.id, class.vid, None, frame);
+                self.enter(here.id, class.vid, None, frame..frame + 1);
                 return;
             }
             if here.sender.reaches(to, class) {
-                self.enter(here.id, class.vid, None, frame);
+                self.enter(here.id, class.vid, None, frame..frame + 1);
                 self.beat(here, (to, class), frame);
                 self.follow(here);
                 return;
@@ -271,19 +297,15 @@ impl Routes {
         }
     }
 
-    /// Notes where a frame came into a relay.
+    /// Notes where frames came into a relay.
     #[inline]
-    fn enter(&mut self, port: PortId, vid: u16, left: Option<Account>, frame: usize) {
+    fn enter(&mut self, port: PortId, vid: u16, left: Option<Account>, frames: Range<usize>) {
         let at = Account { port, vid };
         match self.entries.last_mut() {
-            Some(last) if last.at == at && last.left == left && last.frames.end == frame => {
-                last.frames.end += 1;
+            Some(last) if last.at == at && last.left == left && last.frames.end == frames.start => {
+                last.frames.end = frames.end;
             }
-            _ => self.entries.push(Entry {
-                at,
-                left,
-                frames: frame..frame + 1,
-            }),
+            _ => self.entries.push(Entry { at, left, frames }),
         }
     }
 
@@ -294,7 +316,7 @@ impl Routes {
             let facts = facts(&self.frames[index]);
             here.sender.forward(&facts, &mut self.targets)
         };
-        self.enter(here.id, class.vid, way.left, index);
+        self.enter(here.id, class.vid, way.left, index..index + 1);
         match verdict {
             Verdict::Drop(reason) => {
                 let at = Account {
