@@ -61,10 +61,7 @@ impl<'m> TxBatch<'m> {
     /// The segments of a chain of this batch.
     #[inline]
     pub fn segments(&self, chain: &Chain) -> &[Segment<'m>] {
-        let start = chain.start as usize;
-        self.segments
-            .get(start..start + chain.count as usize)
-            .unwrap_or_default()
+        &self.segments[chain.start as usize..][..chain.count as usize]
     }
 
     fn clear(&mut self) {

@@ -47,7 +47,7 @@ pub struct Patience {
 struct Group {
     port: PortId,
     queue: usize,
-    /// Its part of [`Egress::order`].
+    /// Its part of [`Egress::sorted`].
     jobs: Range<usize>,
 }
 
@@ -57,10 +57,8 @@ pub struct Egress {
     groups: Vec<Group>,
     /// Which group each job belongs to.
     member: Vec<u32>,
-    /// Indices of the jobs, group by group; where there is one group, `all` has them.
-    order: Vec<u32>,
-    /// The numbers from 0 on.
-    all: Vec<u32>,
+    /// The jobs, group by group; not used where there is one group.
+    sorted: Vec<Job>,
     /// Which group a queue has, if `groups` confirms it: never cleared.
     group_of: Vec<u32>,
     mender: Mender,
@@ -100,19 +98,26 @@ impl Egress {
         self.group(snapshot, burst.frames, burst.jobs);
         let Self {
             groups,
-            order,
-            all,
+            sorted,
             mender,
             ..
         } = self;
-        let order = if groups.len() == 1 { all } else { order };
+        let sorted = if groups.len() == 1 {
+            burst.jobs
+        } else {
+            sorted
+        };
         for Group {
             port: id,
             queue,
             jobs,
         } in groups
         {
-            let (id, queue, order) = (*id, *queue, &order[jobs.clone()]);
+            let (id, queue) = (*id, *queue);
+            let burst = Burst {
+                jobs: &sorted[jobs.clone()],
+                ..burst
+            };
             let (Some(port), Some(counts)) = (snapshot.port(id), Counts::of(snapshot, id, worker))
             else {
                 continue;
@@ -121,9 +126,9 @@ impl Egress {
                 Attachment::Rings(rings) => match rings.rx.get(queue) {
                     Some(ring) => {
                         let out = RingOut::new((id, counts), (rings, ring), patience);
-                        fill_ring(out, order, burst, mender, outcome);
+                        fill_ring(out, burst, mender, outcome);
                     }
-                    None => drop_all(order, burst.jobs, outcome),
+                    None => drop_all(burst.jobs, outcome),
                 },
                 Attachment::Link(Some(link)) => match link.queues().get(queue) {
                     Some(queue) => {
@@ -133,13 +138,13 @@ impl Egress {
                             queue,
                             accepts,
                         };
-                        fill_link(&out, order, burst, mender, outcome);
+                        fill_link(&out, burst, mender, outcome);
                     }
-                    None => drop_all(order, burst.jobs, outcome),
+                    None => drop_all(burst.jobs, outcome),
                 },
-                Attachment::Load(load) => load.take(order, burst, counts),
+                Attachment::Load(load) => load.take(burst, counts),
                 Attachment::Link(None) | Attachment::Patch(_) => {
-                    drop_all(order, burst.jobs, outcome);
+                    drop_all(burst.jobs, outcome);
                 }
             }
         }
@@ -150,7 +155,6 @@ impl Egress {
     fn group(&mut self, snapshot: &Snapshot, frames: &[Frame], jobs: &[Job]) {
         self.groups.clear();
         let Some(first) = jobs.first() else { return };
-        self.all.extend(self.all.len() as u32..jobs.len() as u32);
         let rings = queues(snapshot, first.port);
         if rings < 2 && jobs.iter().all(|job| job.port == first.port) {
             self.groups.push(Group {
@@ -161,7 +165,6 @@ impl Egress {
             return;
         }
         self.member.clear();
-        self.order.clear();
         let table = snapshot.ports.len() * MAX_QUEUES;
         if self.group_of.len() < table {
             self.group_of.resize(table, 0);
@@ -190,10 +193,11 @@ impl Egress {
             group.jobs = start..start;
             start += count;
         }
-        self.order.resize(jobs.len(), 0);
-        for (job, member) in (0..).zip(&self.member) {
+        // What stands there is overwritten.
+        self.sorted.resize(jobs.len(), *first);
+        for (job, member) in jobs.iter().zip(&self.member) {
             let jobs = &mut self.groups[*member as usize].jobs;
-            self.order[jobs.end] = job;
+            self.sorted[jobs.end] = *job;
             jobs.end += 1;
         }
     }
@@ -203,20 +207,17 @@ impl Egress {
 #[inline]
 fn fill_ring(
     mut out: RingOut<'_>,
-    mut order: &[u32],
-    burst: Burst<'_, '_>,
+    mut burst: Burst<'_, '_>,
     mender: &mut Mender,
     outcome: &mut impl Outcome,
 ) {
-    while !order.is_empty() {
-        let sent = out.send(order, burst, mender, outcome);
-        order = &order[sent..];
-        let [first, behind @ ..] = order else {
+    while !burst.jobs.is_empty() {
+        let sent = out.send(burst, mender, outcome);
+        let [job, behind @ ..] = &burst.jobs[sent..] else {
             break;
         };
         // The next one has to be cut.
-        order = behind;
-        let job = &burst.jobs[*first as usize];
+        burst.jobs = behind;
         let frame = &burst.frames[job.frame];
         let waits = burst.waits(frame);
         if out.is_closed() {
@@ -235,13 +236,11 @@ fn fill_ring(
 /// The copies of one group to a device.
 fn fill_link(
     out: &LinkOut<'_>,
-    order: &[u32],
     burst: Burst<'_, '_>,
     mender: &mut Mender,
     outcome: &mut impl Outcome,
 ) {
-    for index in order {
-        let job = &burst.jobs[*index as usize];
+    for job in burst.jobs {
         let frame = &burst.frames[job.frame];
         let repair = frame.repair(out.accepts);
         if repair == Repair::None {
@@ -258,9 +257,9 @@ fn fill_link(
 }
 
 /// The receiver went away between the decision and the copy.
-fn drop_all(order: &[u32], jobs: &[Job], outcome: &mut impl Outcome) {
-    for index in order {
-        outcome.dropped(jobs[*index as usize].account(), DropReason::PortDown);
+fn drop_all(jobs: &[Job], outcome: &mut impl Outcome) {
+    for job in jobs {
+        outcome.dropped(job.account(), DropReason::PortDown);
     }
 }
 

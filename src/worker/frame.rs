@@ -228,14 +228,11 @@ impl Frames {
         if self.places.len() < most {
             self.places.resize(most, Frame::EMPTY);
         }
-        let mut places = self.places[self.len..].iter_mut();
-        let mut place = places.next();
         for item in items {
-            let Some(free) = &mut place else { break };
-            if fill(free, item) {
-                self.len += 1;
-                place = places.next();
-            }
+            let Some(place) = self.places.get_mut(self.len) else {
+                break;
+            };
+            self.len += usize::from(fill(place, item));
         }
     }
 

@@ -180,14 +180,13 @@ impl LoadPort {
                 .is_some_and(|generator| generator.ordered.load(Ordering::Acquire))
     }
 
-    /// Counts the jobs of `order` and drops their frames.
-    pub(super) fn take(&self, order: &[u32], burst: Burst<'_, '_>, counts: Counts<'_>) {
+    /// Counts the jobs of a burst and drops their frames.
+    pub(super) fn take(&self, burst: Burst<'_, '_>, counts: Counts<'_>) {
         let mut ledger = lock(&self.ledger);
         let mut stray = 0;
         let mut vid = None;
         let mut sum = Sum::default();
-        for index in order {
-            let job = &burst.jobs[*index as usize];
+        for job in burst.jobs {
             let frame = &burst.frames[job.frame];
             let Account { vid: now, .. } = job.account();
             if let Some(last) = vid.replace(now)

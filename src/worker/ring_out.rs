@@ -23,12 +23,8 @@ const RUN: usize = 64;
 /// while the next are being copied.
 const PORTION: usize = 128 << 10;
 
-/// A copy to be made.
-type Copy<'b> = (&'b Job, &'b Frame);
-
 /// Copies that are made at once.
-struct Run<'b> {
-    copies: ArrayVec<Copy<'b>, RUN>,
+struct Run {
     /// The bytes of each, with the virtio-net header.
     wants: ArrayVec<u32, RUN>,
     /// All of the frames are [bare](Frame::is_bare) and keep their tags.
@@ -73,72 +69,76 @@ impl<'a> RingOut<'a> {
         self.rings.accepts
     }
 
-    /// Copies the frames of the jobs in `order`, up to the first that has to be cut; how many.
+    /// Makes the copies of a burst, up to the first that has to be cut; how many.
     #[inline]
     pub fn send(
         &mut self,
-        order: &[u32],
         burst: Burst<'_, '_>,
         mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) -> usize {
         let mut done = 0;
         loop {
-            let mut run = Run {
-                copies: ArrayVec::new(),
-                wants: ArrayVec::new(),
-                bare: true,
-            };
-            let mut bytes = 0;
-            for index in order[done..].iter().take(RUN) {
-                let job = &burst.jobs[*index as usize];
-                let frame = &burst.frames[job.frame];
-                let mut len = frame.len;
-                if !job.action.is_keep() || !frame.is_bare() {
-                    if frame.repair(self.rings.accepts) == Repair::Segment {
-                        break;
-                    }
-                    len = len.saturating_add_signed(job.action.growth().into());
-                    run.bare = false;
-                }
-                run.copies.push((job, frame));
-                run.wants.push((self.rings.header_len + len) as u32);
-                bytes += len;
-                if bytes >= PORTION {
-                    break;
-                }
-            }
-            if run.copies.is_empty() {
+            let run = self.run(burst.frames, &burst.jobs[done..]);
+            if run.wants.is_empty() {
                 return done;
             }
-            done += run.copies.len();
-            self.send_run(&run, burst, mender, outcome);
+            let jobs = &burst.jobs[done..done + run.wants.len()];
+            done += jobs.len();
+            self.send_run(&run, Burst { jobs, ..burst }, mender, outcome);
         }
     }
 
-    /// Makes the copies of a run.
+    /// Looks at the first jobs, as many as are done at once.
+    #[inline]
+    fn run(&self, frames: &[Frame], jobs: &[Job]) -> Run {
+        let mut run = Run {
+            wants: ArrayVec::new(),
+            bare: true,
+        };
+        let mut bytes = 0;
+        for job in &jobs[..jobs.len().min(RUN)] {
+            let frame = &frames[job.frame];
+            let mut len = frame.len;
+            if !job.action.is_keep() || !frame.is_bare() {
+                if frame.repair(self.rings.accepts) == Repair::Segment {
+                    break;
+                }
+                len = len.saturating_add_signed(job.action.growth().into());
+                run.bare = false;
+            }
+            run.wants.push((self.rings.header_len + len) as u32);
+            bytes += len;
+            if bytes >= PORTION {
+                break;
+            }
+        }
+        run
+    }
+
+    /// Makes the copies of a run, which is all of `burst`.
     #[inline]
     fn send_run(
         &mut self,
-        run: &Run<'_>,
+        run: &Run,
         burst: Burst<'_, '_>,
         mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) {
-        let mut sent = 0;
+        let mut left = burst;
         let mut reserved = RxBatch::new();
-        while !self.closed && sent < run.copies.len() {
-            match self.ring.reserve(&run.wants[sent..], &mut reserved) {
+        while !self.closed && !left.jobs.is_empty() {
+            let wants = &run.wants[burst.jobs.len() - left.jobs.len()..];
+            match self.ring.reserve(wants, &mut reserved) {
                 Ok(reservation) => {
-                    let copies = &run.copies[sent..];
                     if run.bare && reserved.is_single() {
-                        self.copy_bare(&reserved, copies);
+                        self.copy_bare(&reserved, left);
                     } else {
-                        self.copy_all((&reserved, copies), burst.payload, mender, outcome);
+                        self.copy_all(&reserved, left, mender, outcome);
                     }
                     self.count();
                     self.ring.complete(&mut reserved);
-                    sent += reservation.granted;
+                    left.jobs = &left.jobs[reservation.granted..];
                     self.closed = reservation.starved || reservation.granted == 0;
                 }
                 Err(error) => {
@@ -147,22 +147,25 @@ impl<'a> RingOut<'a> {
                 }
             }
         }
-        for (job, frame) in &run.copies[sent..] {
+        for job in left.jobs {
+            let frame = &burst.frames[job.frame];
             self.refuse(job, frame, burst.waits(frame), outcome);
         }
     }
 
     /// Makes copies of frames that are all head, and stay as they are, into what was reserved for them: a buffer each.
     #[inline]
-    fn copy_bare(&mut self, reserved: &RxBatch<'_>, copies: &[Copy<'_>]) {
+    fn copy_bare(&mut self, reserved: &RxBatch<'_>, burst: Burst<'_, '_>) {
         let header = VnetHeader {
             num_buffers: 1,
             ..VnetHeader::PLAIN
         };
         let header = &header.encode()[..self.rings.header_len];
-        let heads = copies.iter().map(|(_, frame)| frame.head());
+        let jobs = burst.jobs.iter();
+        let heads = jobs.map(|job| burst.frames[job.frame].head());
         self.ring.copy_heads(reserved, header, heads);
-        for (job, frame) in &copies[..reserved.frames()] {
+        for job in &burst.jobs[..reserved.frames()] {
+            let frame = &burst.frames[job.frame];
             self.note(job.vid, frame.header.dst, frame.len);
         }
     }
@@ -171,23 +174,26 @@ impl<'a> RingOut<'a> {
     #[inline]
     fn copy_all(
         &mut self,
-        (reserved, copies): (&RxBatch<'_>, &[Copy<'_>]),
-        payload: Payload<'_, '_>,
+        reserved: &RxBatch<'_>,
+        burst: Burst<'_, '_>,
         mender: &mut Mender,
         outcome: &mut impl Outcome,
     ) {
+        let jobs = burst.jobs.iter();
+        let copies = jobs.map(|job| (job, &burst.frames[job.frame]));
         let mut grants = reserved.grants().zip(copies).peekable();
         while let Some((grant, (job, frame))) = grants.next() {
             if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek()
                 && next.rest_len() != 0
             {
-                let rest = payload.gather(next, &[], next.head());
+                let rest = burst.payload.gather(next, &[], next.head());
                 virtqueue::prefetch(&rest, segments);
             }
-            let done = match frame.repair(self.rings.accepts) {
-                Repair::None => self.copy(&grant, job, frame, payload),
-                repair => mender
-                    .begin((repair, self.rings.accepts), frame, job.action, payload)
+            let repair = (frame.repair(self.rings.accepts), self.rings.accepts);
+            let done = match repair.0 {
+                Repair::None => self.copy(&grant, job, frame, burst.payload),
+                _ => mender
+                    .begin(repair, frame, job.action, burst.payload)
                     .and_then(|mut mending| self.copy_mended(&grant, job, &mut mending, 0)),
             };
             if let Err(reason) = done {
