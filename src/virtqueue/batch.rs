@@ -87,16 +87,10 @@ impl<'m> RxBatch<'m> {
         })
     }
 
-    /// How many frames there are grants for.
+    /// The segments of the grants if each has one: a buffer in one piece.
     #[inline]
-    pub fn frames(&self) -> usize {
-        self.frames.len()
-    }
-
-    /// Whether each grant is one buffer in one piece.
-    #[inline]
-    pub fn is_single(&self) -> bool {
-        self.single
+    pub fn singles(&self) -> Option<&[Segment<'m>]> {
+        self.single.then_some(&self.segments)
     }
 
     /// Whether there is nothing to complete.

@@ -128,25 +128,27 @@ const FETCHED: usize = 9 << 10;
 /// Hints that the bytes of `from` behind its header and head are about to be read, and as many of `to`
 /// to be written. A copy that follows some hundred nanoseconds later does not wait for them, nor for the first ones of
 /// a large frame.
-#[inline]
+#[inline(never)]
 pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
     let len = from.rest_len.min(FETCHED);
     for (segment, at, count) in pieces(from.rest, from.rest_skip, len) {
-        lines(segment, at, count).for_each(cache::prefetch::<false>);
+        fetch::<false>(segment, at, count);
     }
     // The first lines were fetched when the buffers were reserved.
     let known = from.header.len() + from.head.len();
     for (segment, at, count) in pieces(to, known, len) {
-        lines(segment, at, count).for_each(cache::prefetch::<true>);
+        fetch::<true>(segment, at, count);
     }
 }
 
 /// The cache lines of a part of a segment.
 #[inline]
-fn lines(segment: &Segment<'_>, at: usize, count: usize) -> impl Iterator<Item = *const u8> {
-    (0..count)
-        .step_by(64)
-        .map(move |line| segment.ptr.wrapping_add(at + line).cast_const())
+fn fetch<const WRITE: bool>(segment: &Segment<'_>, at: usize, count: usize) {
+    let mut line = segment.ptr.wrapping_add(at).cast_const();
+    for _ in 0..count.div_ceil(64) {
+        cache::prefetch::<WRITE>(line);
+        line = line.wrapping_add(64);
+    }
 }
 
 /// The parts of `segments` after the first `skip` bytes, at most `len` bytes in all.
@@ -234,9 +236,25 @@ fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> us
 /// Writes a frame into a chain and marks what was written. Returns how many bytes fitted.
 #[inline]
 pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
-    let done = copy_known(dst, src.header, src.head, log);
+    let done = copy_front(dst, src.header, src.head, log);
     if src.rest_len == 0 {
         return done;
+    }
+    if let ([to], [from]) = (dst, src.rest)
+        && done <= to.len()
+        && src.rest_len <= to.len() - done
+        && src.rest_skip <= from.len()
+        && src.rest_len <= from.len() - src.rest_skip
+    {
+        // Most often: one buffer on either side.
+        // SAFETY: `rest_len` bytes behind `done` are within the one segment, and as many behind `rest_skip` within
+        // the other. Both are valid for `'m`.
+        unsafe {
+            let from = from.ptr.add(src.rest_skip);
+            copy_bytes(to.ptr.add(done), from, src.rest_len);
+        }
+        to.mark(log, done, src.rest_len);
+        return done + src.rest_len;
     }
     copy_rest(dst, done, src, log)
 }
@@ -244,7 +262,7 @@ pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>
 /// The same for a frame of which there is nothing but a header and a head.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-pub(super) fn copy_known(
+pub(super) fn copy_front(
     dst: &[Segment<'_>],
     header: &[u8],
     head: &[u8],

@@ -10,7 +10,6 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -221,20 +220,10 @@ impl RxRing {
         copy::copy(dst, frame, self.window.log.as_deref())
     }
 
-    /// Writes frames that are all head, behind the same header, into the grants of a batch, which are
-    /// [single](RxBatch::is_single) and large enough, from the first on.
+    /// The same for a frame of which there is nothing else but these two.
     #[inline]
-    pub fn copy_heads<'h>(
-        &self,
-        batch: &RxBatch<'_>,
-        header: &[u8],
-        heads: impl Iterator<Item = &'h [u8]>,
-    ) {
-        debug_assert!(batch.is_single());
-        let log = self.window.log.as_deref();
-        for (segment, head) in batch.segments.iter().zip(heads) {
-            copy::copy_known(slice::from_ref(segment), header, head, log);
-        }
+    pub fn copy_front(&self, dst: &[Segment<'_>], header: &[u8], head: &[u8]) -> usize {
+        copy::copy_front(dst, header, head, self.window.log.as_deref())
     }
 
     /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`

@@ -67,10 +67,10 @@ impl Frame {
         self.len - self.head_len
     }
 
-    /// Whether there is nothing but the head, and nothing that a virtio-net header would say.
+    /// Whether a virtio-net header would say nothing of it.
     #[inline]
-    pub fn is_bare(&self) -> bool {
-        self.len == self.head_len && self.vnet.flags == 0 && self.vnet.gso_type == 0
+    pub fn is_plain(&self) -> bool {
+        self.vnet.flags == 0 && self.vnet.gso_type == 0
     }
 
     /// Reads chain number `chain` of a burst, `chain_len` bytes in `segments` that begin with a
@@ -163,7 +163,7 @@ impl Frame {
     /// The virtio-net header for a receiver that takes the frame as it is.
     #[inline]
     pub fn header_for(&self, receiver: Offloads) -> VnetHeader {
-        if self.vnet.flags == 0 && self.vnet.gso_type == 0 {
+        if self.is_plain() {
             VnetHeader::PLAIN
         } else {
             self.vnet.for_receiver(Repair::None, receiver)

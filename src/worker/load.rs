@@ -194,8 +194,7 @@ impl LoadPort {
             {
                 counts.rx(last, std::mem::take(&mut sum));
             }
-            let len = frame.len.saturating_add_signed(job.action.growth().into());
-            sum.add(frame.header.dst, len);
+            sum.add(frame.header.dst, job.len_of(frame));
             match Stamp::read(frame.head()) {
                 Some((stamp, _)) => ledger.note(stamp),
                 None => stray += 1,

@@ -9,6 +9,7 @@ mod duty;
 mod egress;
 mod flood;
 mod frame;
+mod front;
 mod handover;
 mod ingress;
 mod link_in;

@@ -1,21 +1,23 @@
 //! Delivery into one receive ring of a guest.
 
+use std::slice;
+
 use arrayvec::ArrayVec;
 
 use super::Fault;
 use super::count::{Counts, Sum};
 use super::egress::{Burst, Outcome, Patience};
-use super::frame::{Frame, MAX_HEAD};
+use super::frame::Frame;
+use super::front::Front;
 use super::mend::{Mender, Mending};
 use super::payload::Payload;
 use super::route::Job;
 use super::snapshot::{PortId, PortRings};
-use crate::frame::ethernet::TAG_LEN;
 use crate::frame::mac::Mac;
 use crate::frame::offloads::{Offloads, Repair};
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
-use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing};
+use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing, Segment};
 
 /// Frames given to a ring at once.
 const RUN: usize = 64;
@@ -27,8 +29,10 @@ const PORTION: usize = 128 << 10;
 struct Run {
     /// The bytes of each, with the virtio-net header.
     wants: ArrayVec<u32, RUN>,
-    /// All of the frames are [bare](Frame::is_bare) and keep their tags.
-    bare: bool,
+    /// The frames are all [plain](Frame::is_plain), and have their tags changed in the same way.
+    simple: bool,
+    /// Some are more than a head.
+    rest: bool,
 }
 
 /// One receive ring during one burst.
@@ -92,23 +96,25 @@ impl<'a> RingOut<'a> {
     /// Looks at the first jobs, as many as are done at once.
     #[inline]
     fn run(&self, frames: &[Frame], jobs: &[Job]) -> Run {
+        let action = jobs.first().map(|job| job.action).unwrap_or_default();
         let mut run = Run {
             wants: ArrayVec::new(),
-            bare: true,
+            simple: true,
+            rest: false,
         };
         let mut bytes = 0;
         for job in &jobs[..jobs.len().min(RUN)] {
             let frame = &frames[job.frame];
-            let mut len = frame.len;
-            if !job.action.is_keep() || !frame.is_bare() {
+            if !frame.is_plain() || job.action != action {
                 if frame.repair(self.rings.accepts) == Repair::Segment {
                     break;
                 }
-                len = len.saturating_add_signed(job.action.growth().into());
-                run.bare = false;
+                run.simple = false;
             }
-            run.wants.push((self.rings.header_len + len) as u32);
-            bytes += len;
+            run.rest |= frame.rest_len() != 0;
+            let len = self.rings.header_len + job.len_of(frame);
+            run.wants.push(len as u32);
+            bytes += frame.len;
             if bytes >= PORTION {
                 break;
             }
@@ -131,10 +137,14 @@ impl<'a> RingOut<'a> {
             let wants = &run.wants[burst.jobs.len() - left.jobs.len()..];
             match self.ring.reserve(wants, &mut reserved) {
                 Ok(reservation) => {
-                    if run.bare && reserved.is_single() {
-                        self.copy_bare(&reserved, left);
-                    } else {
-                        self.copy_all(&reserved, left, mender, outcome);
+                    match reserved.singles() {
+                        Some(buffers) if run.simple && run.rest => {
+                            self.copy_simple::<true>(buffers, left, outcome);
+                        }
+                        Some(buffers) if run.simple => {
+                            self.copy_simple::<false>(buffers, left, outcome);
+                        }
+                        _ => self.copy_all(&reserved, left, mender, outcome),
                     }
                     self.count();
                     self.ring.complete(&mut reserved);
@@ -153,20 +163,42 @@ impl<'a> RingOut<'a> {
         }
     }
 
-    /// Makes copies of frames that are all head, and stay as they are, into what was reserved for them: a buffer each.
+    /// Makes copies of frames that need no repair and have their tags changed in the same way, into a buffer each.
+    /// `REST` says whether some have more than a head.
     #[inline]
-    fn copy_bare(&mut self, reserved: &RxBatch<'_>, burst: Burst<'_, '_>) {
+    fn copy_simple<const REST: bool>(
+        &mut self,
+        buffers: &[Segment<'_>],
+        burst: Burst<'_, '_>,
+        outcome: &mut impl Outcome,
+    ) {
+        let Some(first) = burst.jobs.first() else {
+            return;
+        };
         let header = VnetHeader {
             num_buffers: 1,
             ..VnetHeader::PLAIN
         };
-        let header = &header.encode()[..self.rings.header_len];
-        let jobs = burst.jobs.iter();
-        let heads = jobs.map(|job| burst.frames[job.frame].head());
-        self.ring.copy_heads(reserved, header, heads);
-        for job in &burst.jobs[..reserved.frames()] {
+        let mut front = Front::new((header, self.rings.header_len), first.action);
+        let mut copies = buffers.iter().zip(burst.jobs).peekable();
+        while let Some((buffer, job)) = copies.next() {
+            if REST && let Some((buffer, next)) = copies.peek() {
+                let next = &burst.frames[next.frame];
+                prefetch(burst.payload, next, slice::from_ref(buffer));
+            }
             let frame = &burst.frames[job.frame];
-            self.note(job.vid, frame.header.dst, frame.len);
+            let Some((front, head)) = front.of(frame.head()) else {
+                outcome.dropped(job.account(), DropReason::TooManyTags);
+                continue;
+            };
+            let to = slice::from_ref(buffer);
+            if REST {
+                self.ring
+                    .copy(to, &burst.payload.gather(frame, front, head));
+            } else {
+                self.ring.copy_front(to, front, head);
+            }
+            self.note(job.vid, frame.header.dst, job.len_of(frame));
         }
     }
 
@@ -183,11 +215,8 @@ impl<'a> RingOut<'a> {
         let copies = jobs.map(|job| (job, &burst.frames[job.frame]));
         let mut grants = reserved.grants().zip(copies).peekable();
         while let Some((grant, (job, frame))) = grants.next() {
-            if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek()
-                && next.rest_len() != 0
-            {
-                let rest = burst.payload.gather(next, &[], next.head());
-                virtqueue::prefetch(&rest, segments);
+            if let Some((Grant::Buffers { segments, .. }, (_, next))) = grants.peek() {
+                prefetch(burst.payload, next, segments);
             }
             let repair = (frame.repair(self.rings.accepts), self.rings.accepts);
             let done = match repair.0 {
@@ -227,22 +256,13 @@ impl<'a> RingOut<'a> {
             return Err(DropReason::RxChain);
         };
         let mut vnet = frame.header_for(self.rings.accepts);
-        let mut tagged;
-        let action = job.action;
-        let head = if action.is_keep() {
-            frame.head()
-        } else {
-            tagged = [0; MAX_HEAD + TAG_LEN];
-            let len = action.apply(frame.head(), &mut tagged);
-            vnet.retag(action.growth().into());
-            &tagged[..len.ok_or(DropReason::TooManyTags)?]
-        };
+        vnet.retag(job.action.growth().into());
         vnet.num_buffers = *buffers;
-        let header = vnet.encode();
-        let header = &header[..self.rings.header_len];
-        let whole = payload.gather(frame, header, head);
+        let mut front = Front::new((vnet, self.rings.header_len), job.action);
+        let (front, head) = front.of(frame.head()).ok_or(DropReason::TooManyTags)?;
+        let whole = payload.gather(frame, front, head);
         self.ring.copy(segments, &whole);
-        self.note(job.vid, frame.header.dst, head.len() + frame.rest_len());
+        self.note(job.vid, frame.header.dst, job.len_of(frame));
         Ok(())
     }
 
@@ -357,5 +377,13 @@ impl<'a> RingOut<'a> {
     fn may_wait(&self, waits: bool) -> bool {
         let Patience { now_ns, limit_ns } = self.patience;
         waits && !self.ring.stalled(now_ns, limit_ns)
+    }
+}
+
+/// Hints that the rest of `frame` is about to be copied into these buffers.
+#[inline]
+fn prefetch(payload: Payload<'_, '_>, frame: &Frame, buffers: &[Segment<'_>]) {
+    if frame.rest_len() != 0 {
+        virtqueue::prefetch(&payload.gather(frame, &[], frame.head()), buffers);
     }
 }

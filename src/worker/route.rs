@@ -29,6 +29,13 @@ pub struct Job {
 }
 
 impl Job {
+    /// Bytes of the copy; `frame` is its form. No frame is shorter than its addresses, and none whose tag is taken out
+    /// lacks it.
+    #[inline]
+    pub fn len_of(&self, frame: &Frame) -> usize {
+        frame.len.wrapping_add_signed(self.action.growth().into())
+    }
+
     /// Where it is counted.
     pub fn account(&self) -> Account {
         Account {
@@ -49,10 +56,12 @@ pub struct Entry {
     frames: Range<usize>,
 }
 
-/// The last copy that went the shortest way. Most frames of a burst go where the one before went.
+/// The last frame that went to one port of its relay. Most frames of a burst go where the one before went: what
+/// decides is in their headers, and in a relay that is the same for a burst.
 struct Beaten {
     header: Header,
-    to: Slot,
+    /// That port, if frames to other addresses there go the same way: none where the long way led to it.
+    to: Option<Slot>,
     class: Class,
     /// How long a frame may be that takes it.
     longest: usize,
@@ -251,7 +260,7 @@ impl Routes {
         let Frame { header, len, .. } = &self.frames[frame];
         if let Some((to, class)) = here.sender.locate(header) {
             if let Some(beaten) = &mut self.beaten
-                && beaten.to == to
+                && beaten.to == Some(to)
                 && beaten.class == class
                 && beaten.header.tag == header.tag
                 && *len <= beaten.longest
@@ -264,22 +273,35 @@ impl Routes {
             }
             if here.sender.reaches(to, class) {
                 self.enter(here.id, class.vid, None, frame..frame + 1);
-                self.beat(here, (to, class), frame);
+                let before = self.jobs.len();
+                self.deliver(here, to, class, frame, 0);
+                self.beat(here, (to, class), frame, before);
+                if let Some(beaten) = &mut self.beaten {
+                    beaten.to = Some(to);
+                }
                 self.follow(here);
                 return;
             }
         }
-        self.forward(here, frame, Way::default());
+        let before = self.jobs.len();
+        if let Some(to) = self.forward(here, frame, Way::default()) {
+            self.beat(here, to, frame, before);
+        }
         self.follow(here);
     }
 
-    /// The first frame of its kind that goes to the port in slot `to`.
+    /// Notes a frame that went to the port in slot `to`, by one job behind the first `before`, unless that leads through
+    /// a patch link.
     #[inline(never)]
-    fn beat(&mut self, here: &Entrance<'_>, (to, class): (Slot, Class), frame: usize) {
-        let jobs = self.jobs.len();
-        self.deliver(here, to, class, frame, 0);
-        self.beaten = self.jobs.get(jobs).map(|job| Beaten {
-            to,
+    fn beat(
+        &mut self,
+        here: &Entrance<'_>,
+        (to, class): (Slot, Class),
+        frame: usize,
+        before: usize,
+    ) {
+        self.beaten = self.jobs.get(before).map(|job| Beaten {
+            to: None,
             class,
             header: self.frames[frame].header,
             longest: view(here.relay).passes(to, job.action),
@@ -309,9 +331,9 @@ impl Routes {
         }
     }
 
-    /// One relay's decision on one form of a frame.
+    /// One relay's decision on one form of a frame; the port that it goes to where that is one.
     #[inline(never)]
-    fn forward(&mut self, here: &Entrance<'_>, index: usize, way: Way) {
+    fn forward(&mut self, here: &Entrance<'_>, index: usize, way: Way) -> Option<(Slot, Class)> {
         let (verdict, class) = {
             let facts = facts(&self.frames[index]);
             here.sender.forward(&facts, &mut self.targets)
@@ -325,7 +347,10 @@ impl Routes {
                 };
                 drop_at(here.snapshot, here.worker, at, reason);
             }
-            Verdict::One(slot) => self.deliver(here, slot, class, index, way.hops),
+            Verdict::One(slot) => {
+                self.deliver(here, slot, class, index, way.hops);
+                return Some((slot, class));
+            }
             Verdict::Many => {
                 let targets = self.targets.clone();
                 for slot in targets.iter() {
@@ -333,6 +358,7 @@ impl Routes {
                 }
             }
         }
+        None
     }
 
     /// The copy for the port in `slot`.
