@@ -1,4 +1,5 @@
 //! Workers with guests, devices and a relay, without a daemon.
 
+mod bursts;
 mod moves;
 mod patience;
