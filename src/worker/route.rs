@@ -283,6 +283,8 @@ impl Routes {
                 return;
             }
         }
+        // It may learn where an address has moved, so that what was remembered no longer holds.
+        self.beaten = None;
         let before = self.jobs.len();
         if let Some(to) = self.forward(here, frame, Way::default()) {
             self.beat(here, to, frame, before);
