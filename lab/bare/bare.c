@@ -26,7 +26,8 @@ enum { F_MAC = 5, F_MRG_RXBUF = 15, F_ANY_LAYOUT = 27, F_INDIRECT = 28, F_EVENT_
 enum { NEXT = 1, WRITE = 2, INDIRECT = 4 };
 
 #define BARRIER() __asm__ volatile("" ::: "memory")
-#define FENCE() __asm__ volatile("lock; addl $0,0(%%rsp)" ::: "memory")
+/* Not a locked addition: where a guest has one CPU, TCG makes a plain one of it, which orders nothing for the device. */
+#define FENCE() __asm__ volatile("mfence" ::: "memory")
 #define PAUSE() __asm__ volatile("pause")
 
 static inline void outb(uint16_t p, uint8_t v) { __asm__ volatile("outb %0,%1" ::"a"(v), "Nd"(p)); }
