@@ -57,9 +57,10 @@ class Machine:
         self.directory, self.name, self.started = directory, name, time.monotonic()
         self.log, self.qmp_stream = directory / f'{name}.log', None
         serial, qmp = directory / f'{name}.ser', directory / f'{name}.qmp'
+        # QEMU waits for us on the serial line: what a guest says before somebody listens is lost.
         self.process = spawn(
             [*command, '-nodefaults', '-no-user-config', '-display', 'none',
-             '-chardev', f'socket,id=ser,path={serial},server=on,wait=off,logfile={directory}/{name}.console',
+             '-chardev', f'socket,id=ser,path={serial},server=on,wait=on,logfile={directory}/{name}.console',
              '-serial', 'chardev:ser', '-qmp', f'unix:{qmp},server=on,wait=off', *args], self.log, stays)
         try:
             self.console = Console(name, connect(serial, self.process, 60, self.log))

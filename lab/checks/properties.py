@@ -35,7 +35,10 @@ def _probe(lab, on, kind, other_on, more=''):
     assert probe.negotiated() - {'in_order'} == on | modern - {'in_order'}
     assert echo_has - {'in_order'} == other_on | modern - {'in_order'}
     sent, lost, bad = probe.probed()
-    assert (lost, bad) == (0, 0), f'{sent} frames: {lost} lost, {bad} wrong'
+    if lost or bad:
+        # They tell who did not pass on what.
+        counters = {port: evb.counters(port) for port in evb.ports}
+        raise AssertionError(f'{sent} frames: {lost} lost, {bad} wrong; {counters}')
     return f'{sent} frames'
 
 
