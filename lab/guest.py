@@ -43,10 +43,12 @@ def failover_pair(socket, address, tap):
 
 def emulator(memory, cpus=1, share='on'):
     """The start of a command line: QEMU under TCG with so many MiB of memory. evb can map it where it is
-    a file and shared; `share` may also be 'off', or None for no file at all."""
+    a file and shared; `share` may also be 'off', or None for no file at all. Where there can be no second CPU, TCG makes
+    plain instructions of locked ones, which are the fences of Linux, although evb looks on: so there could be one."""
     backend = ['-object', f'memory-backend-memfd,id=mem,size={memory}M,share={share}'] if share else []
     machine = 'q35,memory-backend=mem' if share else 'q35'
-    return [QEMU, '-accel', 'tcg,thread=multi', '-M', machine, '-m', str(memory), '-smp', str(cpus), *backend]
+    return [QEMU, '-accel', 'tcg,thread=multi', '-M', machine, '-m', str(memory), '-smp', f'{cpus},maxcpus={max(cpus, 2)}',
+            *backend]
 
 
 class Machine:
