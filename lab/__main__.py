@@ -27,9 +27,10 @@ def main():
             help='only the checks whose name contains WORD (may be given several times)')
     what.add_parser('list', help='the checks')
     what.add_parser('demo', help='what `make demo` shows')
-    functions = what.add_parser('functions', help='the network B_M3 on functions of a NIC, which a check does in a guest')
-    functions.add_argument('pf', metavar='PF')
+    functions = what.add_parser('functions', help='a network on functions of NICs, which checks do in a guest')
+    functions.add_argument('network', metavar='NETWORK', choices=('B_M3', 'failover'), help='B_M3 or failover')
     functions.add_argument('wire', metavar='WIRE')
+    functions.add_argument('pfs', metavar='PF', nargs='+')
     command.add_words(what.add_parser('network', help='a reference network to look at and log in to'))
     options = parser.parse_args()
     for signal_number in SIGNALS:
@@ -41,7 +42,7 @@ def main():
         return command.main(options)
     if options.what == 'functions':
         from .networks import functions
-        return functions.main(options.pf, options.wire)
+        return functions.main(options.network, options.wire, options.pfs)
     from . import runner
     if options.what == 'list':
         return runner.show()

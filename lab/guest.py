@@ -90,11 +90,16 @@ class Machine:
     def expect(self, pattern, timeout=60):
         return self.console.expect(pattern, timeout)
 
-    def migrate(self, uri, timeout=300):
-        """Live migration to a machine started with incoming=uri; back when it is complete."""
+    def migrate(self, uri, timeout=300, unplugged=lambda: None):
+        """Live migration to a machine started with incoming=uri; back when it is complete. `unplugged` is called as soon as
+        the guest has let go of the primaries of its failover pairs."""
+        def status():
+            return self.qmp('query-migrate').get('status')
         self.qmp('migrate', uri=uri)
-        state = wait_for(lambda: (s := self.qmp('query-migrate')).get('status') in
-                         ('completed', 'failed', 'cancelled') and s, timeout, 'migration')
+        wait_for(lambda: status() not in (None, 'setup', 'wait-unplug'), timeout, 'unplugging')
+        unplugged()
+        wait_for(lambda: status() in ('completed', 'failed', 'cancelled'), timeout, 'migration')
+        state = self.qmp('query-migrate')
         if state['status'] != 'completed':
             raise RuntimeError(f'migration {state["status"]}: {state.get("error-desc")}')
         return state
@@ -190,6 +195,7 @@ class Bare(Machine):
 class Linux(Machine):
     """A Linux guest that takes shell commands on its console."""
     CMDLINE = 'console=ttyS0 quiet panic=-1 nokaslr mitigations=off'
+    PATIENCE = 2                                    # seconds that ping() gives the last answer
 
     def __init__(self, directory, name, nic_args=(), *, memory=256, cpus=1, share='on', initrd=None, boot=None,
                  incoming=None, reboots=False, before=(), stays=False):
@@ -265,7 +271,7 @@ class Linux(Machine):
 
     def ping(self, address, count=10, interval=0.1, size=56):
         """Pings sent, pings answered."""
-        return ping_figures(self.sh(f'ping -c {count} -i {interval} -s {size} -W 2 {address}', count * 3 + 60)[1])
+        return ping_figures(self.sh(f'ping -c {count} -i {interval} -s {size} -W {self.PATIENCE} {address}', count * 3 + 60)[1])
 
     def serve_tcp(self):
         """An iperf3 server, listening when this returns."""

@@ -1,4 +1,5 @@
 """A guest that is a host: Linux with a NIC that has virtual functions, and evb in it."""
+import itertools
 import os
 import re
 import shutil
@@ -6,18 +7,23 @@ import subprocess
 import sys
 
 from .evb import BINARY
-from .guest import Linux
+from .guest import QEMU, Linux
 from .process import IMAGES, ROOT
 
 PF_MAC, WIRE_MAC = '52:54:00:00:01:01', '52:54:00:00:01:02'
+_PF_MACS = PF_MAC, '52:54:00:00:01:03'
 
 # One processor only: with two, QEMU may stumble over its own tables when functions come and go behind an IOMMU.
 # intel-iommu comes first: what precedes it is not behind it. igb's functions only work on a pcie-root-port.
 # The hub is the wire: the NIC is on one side of it, and a virtio NIC that listens there on the other.
-_DEVICES = ['-device', 'intel-iommu,intremap=on', '-device', 'pcie-root-port,id=rp0,slot=1',
-            '-netdev', 'hubport,id=h0,hubid=0', '-device', f'igb,netdev=h0,mac={PF_MAC},bus=rp0,romfile=',
-            '-netdev', 'hubport,id=h1,hubid=0', '-device', f'virtio-net-pci,netdev=h1,mac={WIRE_MAC},romfile=']
+_DEVICES = ['-device', 'intel-iommu,intremap=on', '-netdev', 'hubport,id=wire,hubid=0',
+            '-device', f'virtio-net-pci,netdev=wire,mac={WIRE_MAC},romfile=']
 
+
+def _nic(number, address):
+    """The arguments for one of its NICs."""
+    return ['-device', f'pcie-root-port,id=rp{number},slot={number + 1}', '-netdev', f'hubport,id=h{number},hubid=0',
+            '-device', f'igb,netdev=h{number},mac={address},bus=rp{number},romfile=']
 
 # This machine's files, which it can read.
 _FILES = ['-virtfs', 'local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap']
@@ -25,19 +31,23 @@ _FILES = ['-virtfs', 'local,path=/,mount_tag=files,security_model=none,readonly=
 
 class Host(Linux):
     """`pf` is its NIC, `evb` runs in it as `evb`, and `wire` is what is at the other end of the NIC's cable,
-    in the network namespace `wire`."""
+    in the network namespace `wire`. `pfs` are all its NICs, where it has several at that cable."""
 
-    def __init__(self, directory, name='host', programs=()):
+    def __init__(self, directory, name='host', programs=(), nics=1, memory=768):
         initrd = directory / f'{name}.cpio'
         _pack(initrd, IMAGES / 'host.cpio', {'evb': BINARY, **dict(programs)}, directory / f'{name}.files')
-        super().__init__(directory, name, _DEVICES + _FILES, memory=768, boot=[
+        self.addresses = _PF_MACS[:nics]
+        cards = itertools.chain(*(_nic(*card) for card in enumerate(self.addresses)))
+        # Where others keep the processors busy the kernel may find that its timer does not work, and panics.
+        super().__init__(directory, name, [*_DEVICES, *cards, *_FILES], memory=memory, boot=[
             '-kernel', IMAGES / 'host.vmlinux', '-initrd', initrd,
-            '-append', f'{self.CMDLINE} intel_iommu=on net.ifnames=0'])
+            '-append', f'{self.CMDLINE} intel_iommu=on no_timer_check net.ifnames=0'])
 
     def ready(self, timeout=300):
         super().ready(timeout)
-        self.pf, self.wire = (self.check(f'basename $(dirname $(grep -l {address} /sys/class/net/*/address))')
-                              for address in (PF_MAC, WIRE_MAC))
+        self.wire, *self.pfs = (self.check(f'basename $(dirname $(grep -l {address} /sys/class/net/*/address))')
+                                for address in (WIRE_MAC, *self.addresses))
+        self.pf = self.pfs[0]
         # Each device answers for its own addresses only, as if there were several hosts.
         self.check('for f in all default; do echo 1 > /proc/sys/net/ipv4/conf/$f/arp_ignore; '
                    'echo 2 > /proc/sys/net/ipv4/conf/$f/arp_announce; done; mkdir -p /run/netns /run/evb')
@@ -67,13 +77,16 @@ class Host(Linux):
 
     def lab(self, *words, timeout=600):
         """Runs `python3 -m lab WORDS` there, from this machine's files: what it says."""
-        self.check('dmesg -n 1; mkdir /files /project; '
+        self.check('dmesg -n 1; mkdir /files /project /images; '
                    'mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 files /files; '
-                   f'cd /files; mount --bind .{ROOT} /project; for d in tmp run; do mount -t tmpfs none $d; done; '
-                   # The project may be in one of these.
+                   f'cd /files; mount --bind .{ROOT} /project; mount --bind .{IMAGES} /images; '
+                   'for d in tmp run; do mount -t tmpfs none $d; done; '
+                   # The project may be in one of these, and its images.
                    f'mkdir -p .{ROOT}; mount --bind /project .{ROOT}; '
+                   f'[ -d .{IMAGES} ] || {{ mkdir -p .{IMAGES}; mount --bind /images .{IMAGES}; }}; '
                    'for d in dev proc sys; do mount --bind /$d $d; done')
-        command = f'cd {ROOT} && EVB={BINARY} PATH={os.environ["PATH"]} {sys.executable} -B -m lab {" ".join(words)}'
+        command = (f'cd {ROOT} && EVB={BINARY} EVB_LAB={IMAGES} QEMU={QEMU} PATH={os.environ["PATH"]} '
+                   f'{sys.executable} -B -m lab {" ".join(words)}')
         return self.check(f"chroot /files sh -c '{command}'", timeout)
 
     def write(self, path, text):

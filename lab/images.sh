@@ -9,6 +9,7 @@
 # With `host` also a guest that is a host with a NIC (another 70 MB), in which evb runs:
 #
 #   host.vmlinux  Debian's full kernel    host.cpio  drivers of igb and of its functions, macvtap, vfio, 9p
+#   primary.cpio  for a guest in that guest, which is given a function: it starts with that kernel, too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -41,7 +42,8 @@ host() {
   if [[ ! -d host-kernel/boot ]]; then unpack "linux-image-$(< kernel/version)-amd64" host-kernel; fi
   python3 "$here/extract_vmlinux.py" host-kernel/boot/vmlinuz-* host.vmlinux
   "$here/mkinitrd.sh" host-kernel host.cpio virtio_pci virtio_net af_packet 8021q igb igbvf macvtap tun \
-    vfio-pci vfio_iommu_type1 veth 9p 9pnet_virtio nft_masq nft_chain_nat -- ethtool ip:/usr/sbin/ip
+    vfio-pci vfio_iommu_type1 veth bridge 9p 9pnet_virtio nft_masq nft_chain_nat -- ethtool ip:/usr/sbin/ip
+  "$here/mkinitrd.sh" host-kernel primary.cpio virtio_pci virtio_net af_packet igbvf
   echo "$stamp" > host.stamp
 }
 

@@ -35,8 +35,8 @@ class Lab(contextlib.ExitStack):
     def linux(self, name, nic_args=(), **options):
         return self._keep(Linux(self.directory, name, nic_args, **options))
 
-    def host(self, name='host'):
-        return self._keep(Host(self.directory, name)).ready()
+    def host(self, name='host', **options):
+        return self._keep(Host(self.directory, name, **options)).ready()
 
     def bare(self, name, nic_args, **options):
         return self._keep(Bare(self.directory, name, nic_args, **options))

@@ -188,4 +188,14 @@ def sriov_network(lab):
     with cell('B_M3', 'functions'):
         host = lab.host()
         host.check(f'ip -n wire link set {host.wire} netns 1')
-        return host.lab('functions', host.pf, host.wire).splitlines()[-1]
+        return host.lab('functions', 'B_M3', host.wire, host.pf).splitlines()[-1]
+
+
+@check()
+def sriov_failover(lab):
+    """The element failover on functions of real NICs, as far as QEMU's are such: a guest in the guest drives one by
+    vfio-pci, and migrates to another one."""
+    with cell('failover', 'functions'):
+        host = lab.host(nics=2, memory=1536)
+        host.check(f'ip -n wire link set {host.wire} netns 1')
+        return host.lab('functions', 'failover', host.wire, *host.pfs, timeout=900).splitlines()[-1]

@@ -67,6 +67,7 @@ def prefix(network, owner=''):
 class Built:
     """A network that runs. `guests` names the stations that are VMs; those that cannot be anything else are besides. With
     `stays` all of it outlives this process."""
+    answered = 0.8                                  # of the pings of a VM that migrates, at least
 
     def __init__(self, network, directory, owner='', guests=(), stays=False):
         self.network, self.directory, self.stays = network, directory, stays
@@ -169,6 +170,9 @@ class Built:
             devices = nic(socket, station.mac)
         return Linux(self._directory(name), name, devices, incoming=incoming,
                      before=netns.within(self.namespace(where)), stays=self.stays)
+
+    def unplugged(self):
+        """What there is to do once a VM that migrates has let go of its function."""
 
     def ready_guests(self):
         """Waits for the guests, and gives them their addresses."""
