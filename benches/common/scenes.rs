@@ -41,6 +41,10 @@ pub fn scenes() -> Vec<(&'static str, Scene)> {
     vec![
         ("bridge, 64 bytes", pair([flat(), flat()], to_next(SMALL))),
         ("bridge, 1514 bytes", pair([flat(), flat()], to_next(FULL))),
+        (
+            "one frame of 64 bytes",
+            pair([flat(), flat()], vec![Frame::plain(mac(1), mac(0), SMALL)]),
+        ),
         ("access", pair([access(), access()], to_next(SMALL))),
         (
             "tag pushed",

@@ -325,6 +325,8 @@ impl Window {
 #[derive(Debug)]
 pub(super) struct Progress {
     published: AtomicU64,
+    /// How far it is known whether the guest wants a call.
+    asked: AtomicU64,
     signalled: AtomicU64,
     /// Call once whatever the guest asked for: a call may have been lost with the previous
     /// descriptor, or with the daemon that ran before.
@@ -339,6 +341,7 @@ impl Progress {
     pub fn new(start: u64) -> Progress {
         Progress {
             published: AtomicU64::new(start),
+            asked: AtomicU64::new(start),
             signalled: AtomicU64::new(start),
             owed: AtomicBool::new(true),
             generation: AtomicU64::new(0),
@@ -375,16 +378,25 @@ impl Progress {
     fn call(&self, window: &Window) -> Result<bool, RingError> {
         let published = self.published.load(Ordering::Acquire);
         let owed = self.owed.load(Ordering::Relaxed);
-        if published == self.signalled.load(Ordering::Relaxed) && !owed {
+        if published == self.asked.load(Ordering::Relaxed) && !owed {
             return Ok(false);
         }
         // Full fence: the published index must be visible to the guest before we look whether it
         // wants a call, or both sides could wait (VIRTIO 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
+        self.asked.store(published, Ordering::Relaxed);
+        let wants =
+            |signalled| with_format!(&window.layout, f => f.wants_call(signalled, published));
+        let signalled = self.signalled.load(Ordering::Relaxed);
+        // A guest that polls wants no call for long, and to note each time that it was not called costs an operation
+        // that waits for all that was stored. But positions are compared by their distance: it must stay below a round.
+        let far = published.saturating_sub(signalled) >= window.size.into();
+        if !(owed || far || signalled < published && wants(signalled)) {
+            return Ok(false);
+        }
         // Another worker may have reported further than this already.
         let signalled = self.signalled.fetch_max(published, Ordering::AcqRel);
-        let news = signalled < published
-            && with_format!(&window.layout, f => f.wants_call(signalled, published));
+        let news = signalled < published && wants(signalled);
         let owed = owed && self.owed.swap(false, Ordering::Acquire);
         match &window.call {
             Some(_) if self.blocks.load(Ordering::Relaxed) => Err(RingError::CallBlocks),

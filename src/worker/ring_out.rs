@@ -26,6 +26,7 @@ const RUN: usize = 64;
 const PORTION: usize = 128 << 10;
 
 /// Copies that are made at once.
+#[derive(Default)]
 struct Run {
     /// The bytes of each, with the virtio-net header.
     wants: ArrayVec<u32, RUN>,
@@ -82,8 +83,9 @@ impl<'a> RingOut<'a> {
         outcome: &mut impl Outcome,
     ) -> usize {
         let mut done = 0;
+        let mut run = Run::default();
         loop {
-            let run = self.run(burst.frames, &burst.jobs[done..]);
+            self.look(&mut run, burst.frames, &burst.jobs[done..]);
             if run.wants.is_empty() {
                 return done;
             }
@@ -95,13 +97,10 @@ impl<'a> RingOut<'a> {
 
     /// Looks at the first jobs, as many as are done at once.
     #[inline]
-    fn run(&self, frames: &[Frame], jobs: &[Job]) -> Run {
+    fn look(&self, run: &mut Run, frames: &[Frame], jobs: &[Job]) {
+        run.wants.clear();
+        (run.simple, run.rest) = (true, false);
         let action = jobs.first().map(|job| job.action).unwrap_or_default();
-        let mut run = Run {
-            wants: ArrayVec::new(),
-            simple: true,
-            rest: false,
-        };
         let mut bytes = 0;
         for job in &jobs[..jobs.len().min(RUN)] {
             let frame = &frames[job.frame];
@@ -119,7 +118,6 @@ impl<'a> RingOut<'a> {
                 break;
             }
         }
-        run
     }
 
     /// Makes the copies of a run, which is all of `burst`.

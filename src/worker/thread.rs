@@ -26,6 +26,8 @@ const ASK_EVERY_NS: u64 = 20_000;
 /// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
 /// it tells. The number has no common factor with those by which guests do things.
 const TIMED: u64 = 13;
+/// So many rounds in which frames were moved share a look at the clock. Each takes some microseconds at most.
+const SHARED: u32 = 4;
 
 /// Time since the workers started.
 #[derive(Clone, Copy)]
@@ -46,6 +48,9 @@ pub struct Worker {
     queues: Queues,
     path: Path,
     clock: Clock,
+    /// The time as it was last looked at, and rounds until it is again.
+    now_ns: u64,
+    known: u32,
     asked_ns: u64,
     /// Rounds until one is timed.
     untimed: u64,
@@ -66,6 +71,8 @@ impl Worker {
             queues,
             path: Path::default(),
             clock,
+            now_ns: 0,
+            known: 0,
             asked_ns: 0,
             untimed: 0,
             reported: vec![],
@@ -98,14 +105,22 @@ impl Worker {
         } else if self.queues.all_cold() {
             return false;
         }
-        let now_ns = self.clock.now_ns();
+        if self.known == 0 {
+            self.now_ns = self.clock.now_ns();
+        }
+        let now_ns = self.now_ns;
         if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
             self.asked_ns = now_ns;
             let kicked = self.queues.kicked(0);
             self.queues.heat_all(&kicked, now_ns);
             self.queues.look(now_ns);
         }
-        self.round(now_ns);
+        let moves = self.round(now_ns);
+        self.known = match self.known {
+            0 if moves => SHARED - 1,
+            left if moves => left - 1,
+            _ => 0,
+        };
         true
     }
 
@@ -139,8 +154,8 @@ impl Worker {
         self.report_failed();
     }
 
-    /// One turn for each hot queue.
-    fn round(&mut self, now_ns: u64) {
+    /// One turn for each hot queue; whether frames were moved.
+    fn round(&mut self, now_ns: u64) -> bool {
         let at = self.moment(now_ns);
         let timed = self.untimed == 0;
         self.untimed = if timed { TIMED } else { self.untimed } - 1;
@@ -167,8 +182,8 @@ impl Worker {
                 }
                 since = ended;
             }
-            moves |= turn == Turn::Busy;
-            waits |= turn == Turn::Waits;
+            moves |= matches!(turn, Turn::Busy);
+            waits |= matches!(turn, Turn::Waits);
             let stays = match turn {
                 Turn::Busy | Turn::Waits => {
                     local.note_busy(now_ns);
@@ -198,6 +213,7 @@ impl Worker {
             // The receiver may be in the queue of this CPU, behind this thread.
             thread::yield_now();
         }
+        moves
     }
 
     /// Tells of receivers found broken.
@@ -239,6 +255,7 @@ impl Worker {
         let kicked = self.queues.kicked(self.queues.patience_ms());
         self.enter();
         self.shared.watch.wake();
+        self.known = 0;
         let now_ns = self.clock.now_ns();
         // Not before: until here the worker must touch no ring.
         self.queues.heat_all(&kicked, now_ns);
