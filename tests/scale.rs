@@ -93,7 +93,7 @@ fn a_port_takes_less_than_64_kib() {
     let (few, many) = (memory_with(FEW), memory_with(MANY));
     let each = many.saturating_sub(few) / u64::from(MANY - FEW);
     println!("{few} bytes with {FEW} ports, {many} with {MANY}: {each} for each");
-    // Half of it are stacks, on which a build without optimisation leaves much more.
+    // Much of it are stacks, and those of a build without optimisation are deeper.
     let limit = if cfg!(debug_assertions) { 128 } else { 64 } << 10;
     assert!(each < limit, "{each} bytes a port");
 }
