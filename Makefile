@@ -75,8 +75,8 @@ instructions: rust ## instructions of a frame on its way through the worker, aga
 	@lab/deps.sh valgrind
 	@cargo bench --locked --quiet --bench frame_path -- instructions $(if $(UPDATE),--update)
 
-microbench: rust ## times of a frame in the worker, of its parts, and by the size of a relay
-	@cargo bench --locked --bench frame_path --bench parts --bench relay
+microbench: rust ## times of a frame in the worker, of its parts, by the size of a relay, and with a second worker
+	@cargo bench --locked --bench frame_path --bench parts --bench relay --bench scaling
 
 bench: build ## beside Open vSwitch with DPDK and others, a quarter of an hour; needs root. K="words" picks cases, MINUTES=3
 	@lab/deps.sh bench

@@ -42,13 +42,13 @@ fn rows(words: &str) -> Vec<Value> {
 
 #[test]
 fn every_test_with_every_kind_of_frame() {
-    let rows = rows("--tests uni,bidir,rr,paced --sizes 64,1514,9000,imix,tso --rate 2k");
-    assert_eq!(rows.len(), 20);
+    let rows = rows("--tests uni,bidir,rr,paced,wake --sizes 64,1514,9000,imix,tso --rate 2k");
+    assert_eq!(rows.len(), 25);
     for row in rows {
         let (test, latency) = (row["test"].as_str().unwrap(), &row["p50_ns"]);
         assert_eq!(
             latency.is_object(),
-            ["rr", "paced"].contains(&test),
+            ["rr", "paced", "wake"].contains(&test),
             "{row}"
         );
         let cpu = row["cpu_ns_per_frame"]["median"].as_f64();

@@ -65,6 +65,39 @@ fn two_hundred_and_fifty_six_ports_at_once() {
     evb.stop();
 }
 
+/// The daemon's own memory, in bytes, with so many ports in all VLANs, all connected and silent. What guests share with
+/// it is not its own.
+fn memory_with(ports: u16) -> u64 {
+    let config = "[daemon]\ncontrol = \"{dir}/control.sock\"\nworkers = 2\n\n[[relay]]\nname = \"r\"\n\n\
+        [[port]]\nname = \"p{n}\"\ncount = {count}\nfirst = 0\nrelay = \"r\"\nlisten = \"{dir}/p{n}.sock\"\n\
+        trunk = [\"1-4094\"]\n";
+    let evb = Evb::start(&config.replace("{count}", &ports.to_string()));
+    let guests: Vec<_> = (0..ports)
+        .map(|i| evb.guest_with(&format!("p{i}"), i, small()))
+        .collect();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", evb.pid())).unwrap();
+    let own = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: u64 = own.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    drop(guests);
+    evb.stop();
+    kib << 10
+}
+
+#[test]
+fn a_port_takes_less_than_64_kib() {
+    const FEW: u16 = 128;
+    const MANY: u16 = 512;
+    raise_descriptor_limit();
+    let (few, many) = (memory_with(FEW), memory_with(MANY));
+    let each = many.saturating_sub(few) / u64::from(MANY - FEW);
+    println!("{few} bytes with {FEW} ports, {many} with {MANY}: {each} for each");
+    // Much of it are stacks, and those of a build without optimisation are deeper.
+    let limit = if cfg!(debug_assertions) { 128 } else { 64 } << 10;
+    assert!(each < limit, "{each} bytes a port");
+}
+
 /// Frames of each flow in [`flows_keep_their_order_over_several_workers`].
 const LENGTH: u32 = 400;
 

@@ -65,7 +65,7 @@ impl Stage {
         let guest = |_| Guest::new(features, largest, scene.accepts);
         let guests: Vec<_> = (0..count).map(guest).collect();
         let worker = Manual::new(100_000, |event| panic!("{event:?}")).expect("descriptors");
-        worker.publish(snapshot(scene.relay, scene.ports, &guests));
+        worker.publish(snapshot(scene.relay, scene.ports, &guests, &vec![0; count]));
         let mut expected = vec![0; count];
         let tagged = scene.tagged;
         for (guest, frames) in scene.received {
@@ -179,6 +179,12 @@ impl Guest {
         self.tx.kick().expect("a kick");
     }
 
+    /// How many frames it could send now.
+    pub fn room(&mut self) -> usize {
+        self.tx.reclaim().expect("a ring that works");
+        self.tx.vacant()
+    }
+
     /// Takes everything back and gives it to the device again; returns how many frames there were.
     pub fn collect(&mut self, scratch: &mut [u8]) -> usize {
         self.tx.reclaim().expect("a ring that works");
@@ -193,8 +199,15 @@ impl Guest {
     }
 }
 
-fn snapshot(relay: RelayConfig, ports: Vec<PortConfig>, guests: &[Guest]) -> Snapshot {
+/// One relay with a port for each guest, and the number of the worker that serves the port.
+pub fn snapshot(
+    relay: RelayConfig,
+    ports: Vec<PortConfig>,
+    guests: &[Guest],
+    serves: &[usize],
+) -> Snapshot {
     let slots: Vec<_> = (0..ports.len()).filter_map(Slot::new).collect();
+    let workers = 1 + serves.iter().max().copied().unwrap_or_default();
     let fdb = Arc::new(Fdb::new(relay.max_entries));
     let ports = ports.into_iter();
     let in_relay = ports.map(|config| Some(RelayPort::new(config, Arc::default())));
@@ -203,21 +216,21 @@ fn snapshot(relay: RelayConfig, ports: Vec<PortConfig>, guests: &[Guest]) -> Sna
         relay: Arc::new(relay.expect("the settings do not contradict each other")),
         active: slots.iter().copied().collect(),
         ports: (0..slots.len() as u16).map(|n| Some(PortId(n))).collect(),
-        vlans: Arc::new([VlanCounters::default()]),
+        vlans: (0..workers).map(|_| VlanCounters::default()).collect(),
     };
-    let port = |(&slot, guest): (&Slot, &Guest)| {
+    let port = |((&slot, guest), &worker): ((&Slot, &Guest), &usize)| {
         Some(Arc::new(Port {
             name: format!("guest {}", slot.index()),
             relay: 0,
             slot,
-            counters: Arc::new([PortCounters::default()]),
-            queues: vec![Assignment::new(0)],
+            counters: (0..workers).map(|_| PortCounters::default()).collect(),
+            queues: vec![Assignment::new(worker)],
             attachment: Attachment::Rings(Arc::clone(&guest.rings)),
         }))
     };
     Snapshot {
         epoch: 1,
-        ports: slots.iter().zip(guests).map(port).collect(),
+        ports: slots.iter().zip(guests).zip(serves).map(port).collect(),
         relays: vec![Some(Arc::new(view))],
     }
 }

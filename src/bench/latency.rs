@@ -1,9 +1,11 @@
-//! How long frames take: there and back one at a time, or one way at a fixed rate.
+//! How long frames take: there and back one at a time, one way at a fixed rate, or one way into a sleeping back end.
+
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::clock::Clock;
+use super::clock::{Clock, ns};
 use super::error::BenchError;
 use super::station::Station;
 use super::traffic::Guard;
@@ -12,6 +14,8 @@ use super::traffic::Guard;
 const LONGEST_NS: u64 = 10_000_000_000;
 /// Round trips between two looks at the clock for other reasons.
 const BATCH: usize = 64;
+/// After so long without a frame every back end sleeps that ever does.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Times in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -70,6 +74,33 @@ pub fn ping_pong(
             if sent_ns >= begin_ns {
                 times.saturating_record(clock.now_ns() - sent_ns);
             }
+        }
+    }
+}
+
+/// Sends one frame after each pause; the times until it has come, of those that began at `begin_ns` or in the
+/// `measure_ns` after that. The receiver looks for it all the time, so only the back end sleeps.
+pub fn wakes(
+    (from, to): (&mut Station, &mut Station),
+    (begin_ns, measure_ns): (u64, u64),
+    clock: Clock,
+    guard: &mut Guard,
+) -> Result<Histogram<u64>, BenchError> {
+    let mut times = histogram();
+    let mut end_ns = None;
+    loop {
+        let rested_ns = clock.now_ns() + ns(PAUSE);
+        while clock.now_ns() < rested_ns {
+            to.receive(1)?;
+        }
+        guard.check(clock.now_ns(), [&*from, &*to])?;
+        let sent_ns = clock.now_ns();
+        if sent_ns >= begin_ns && sent_ns >= *end_ns.get_or_insert(sent_ns + measure_ns) {
+            return Ok(times);
+        }
+        pass(from, to, sent_ns, clock, guard)?;
+        if sent_ns >= begin_ns {
+            times.saturating_record(clock.now_ns() - sent_ns);
         }
     }
 }

@@ -41,6 +41,7 @@ use host::Host;
 use measure::Bed;
 use outcome::Outcome;
 use placement::Placement;
+pub use placement::round_trip;
 use plan::{Case, Subject};
 
 /// Measures and writes what came of it, for `main`.

@@ -154,13 +154,14 @@ impl Case {
             Test::Uni | Test::Paced => Pattern::OneWay,
             Test::Bidir => Pattern::BothWays,
             Test::Rr => Pattern::PingPong,
+            Test::Wake => Pattern::Wake,
         }
     }
 
     /// What is offered, before any search.
     pub fn rate(&self, options: &Bench) -> Rate {
         match (self.test, options.rate) {
-            (Test::Rr, _) => Rate::Max,
+            (Test::Rr | Test::Wake, _) => Rate::Max,
             (Test::Paced, None) if self.longest() > LARGE => PACED_LARGE,
             (Test::Paced, None) => PACED,
             (_, rate) => rate.unwrap_or(Rate::Max),

@@ -43,13 +43,15 @@ pub enum Pattern {
     BothWays,
     /// One frame at a time goes there and back.
     PingPong,
+    /// One frame after each pause goes from A to B.
+    Wake,
 }
 
 impl Pattern {
     /// Directions in which frames of a pair go at the same time.
     pub fn directions(self) -> f64 {
         match self {
-            Self::OneWay | Self::PingPong => 1.0,
+            Self::OneWay | Self::PingPong | Self::Wake => 1.0,
             Self::BothWays => 2.0,
         }
     }
@@ -229,7 +231,7 @@ pub fn run(pairs: &mut [Pair], task: &Task<'_>) -> Result<Count, BenchError> {
     }
     let begin_ns = task.clock.now_ns() + ns(task.warm_up);
     let mut count = match task.pattern {
-        Pattern::PingPong => ping_pong(pairs, task, begin_ns)?,
+        Pattern::PingPong | Pattern::Wake => one_by_one(pairs, task, begin_ns)?,
         Pattern::OneWay | Pattern::BothWays => throughput(pairs, task, begin_ns)?,
     };
     settle(pairs, task.clock)?;
@@ -301,14 +303,19 @@ fn throughput(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Coun
     }
 }
 
-fn ping_pong(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Count, BenchError> {
+fn one_by_one(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Count, BenchError> {
     let clock = task.clock;
     let mut guard = Guard::new(clock.now_ns());
     let mut count = Count::default();
     // Others would be under way while one waits: pairs do not take turns here.
     if let Some(Pair { a, b }) = pairs.first_mut() {
-        let times = latency::ping_pong((a, b), (begin_ns, ns(task.measure)), clock, &mut guard)?;
-        count.frames = 2 * times.len();
+        let window = (begin_ns, ns(task.measure));
+        let times = if task.pattern == Pattern::Wake {
+            latency::wakes((a, b), window, clock, &mut guard)?
+        } else {
+            latency::ping_pong((a, b), window, clock, &mut guard)?
+        };
+        count.frames = times.len() * if task.pattern == Pattern::Wake { 1 } else { 2 };
         count.seconds = task.measure.as_secs_f64();
         count.bytes = 0;
         count.latency = Latency::of(&times);

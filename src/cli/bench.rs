@@ -116,6 +116,8 @@ pub enum Test {
     Rr,
     /// One way at a fixed rate: the time a frame takes
     Paced,
+    /// One frame after each pause in which the daemon falls asleep: the time it takes
+    Wake,
 }
 
 impl Test {
@@ -131,6 +133,7 @@ impl Test {
             Self::Bidir => "bidir",
             Self::Rr => "rr",
             Self::Paced => "paced",
+            Self::Wake => "wake",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A worker without a thread: it works when it is told to, on the thread that tells it.
+//! Workers without threads: one works when it is told to, on the thread that tells it.
 //!
 //! This is how the frame path is measured. Guests, worker and measurement take turns, so that nothing waits and
 //! nothing is counted but the path itself.
@@ -27,18 +27,36 @@ impl Manual {
         rx_wait_ns: u64,
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        Self::several(1, rx_wait_ns, events).map(|mut one| one.remove(0))
+    }
+
+    /// So many workers that see the same snapshots. Each may go to a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// The error of creating a descriptor.
+    pub fn several(
+        workers: usize,
+        rx_wait_ns: u64,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<Vec<Self>> {
         let settings = Settings {
-            workers: 1,
+            workers,
             cpus: vec![],
             polling: Polling::Busy,
             rx_wait_ns,
         };
         let shared = Shared::new(settings, events)?;
-        let worker = Worker::new(0, Arc::clone(&shared))?;
-        Ok(Self { shared, worker })
+        let worker = |number| {
+            Ok(Self {
+                shared: Arc::clone(&shared),
+                worker: Worker::new(number, Arc::clone(&shared))?,
+            })
+        };
+        (0..workers).map(worker).collect()
     }
 
-    /// What it sees from its next pass on.
+    /// What it, and those made with it, see from their next pass on.
     pub fn publish(&self, snapshot: Snapshot) {
         self.shared.quiescence.publish(snapshot);
     }
