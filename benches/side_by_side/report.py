@@ -10,7 +10,7 @@ from .cases import ALL, CASES
 from .peers import NAMES
 
 PAGE = ROOT / 'docs' / 'performance' / 'side-by-side.md'
-# Below this share of bursts that found a full ring, the guests themselves are the limit.
+# Guests that have nothing to do for less than this share of their time are themselves the limit.
 GUESTS_LIMIT = 0.05
 HEAD = '''\
 # Side by side
@@ -23,7 +23,8 @@ NOTES = '''
 
 - A figure is the median over rounds; a ratio is the median of the ratios within a round, in which all peers had their turn
   within seconds, with its middle half in brackets and the number of rounds. Below eight rounds nothing under 10 % can be said.
-- "≥": the guests' rings were nearly never full. The guests are the limit, and the switch could do more.
+- "≥" and "≤": one of them was held up by the guests, which had nothing to do for less than 5 % of their time, and could do
+  more. Where both were, "guests" stands for a ratio that would compare the guests with themselves.
 - Everything of a switch is on one CPU, whatever threads it has; both guests are on another. The wires switch nothing.
 - "One copy" is a plain copy of the same bytes from one CPU to the other through two rings: what a switch that copies
   once can reach at most in this placement, about.
@@ -86,6 +87,11 @@ class Results:
         values = self.values(case, peer, key)
         return statistics.median(values.values()) if values else None
 
+    def at_limit(self, case, peer):
+        """Whether the guests are the limit."""
+        idle = self.median(case, peer, 'idle')
+        return idle is not None and idle < GUESTS_LIMIT
+
     def ratios(self, case, peer, key):
         """evb's to the peer's, in each round that has both."""
         ours, theirs = self.values(case, 'evb', key), self.values(case, peer, key)
@@ -117,6 +123,15 @@ def _spread(values):
     return f'**{statistics.median(values):.2f}** [{low:.2f}–{high:.2f}] {len(values)}'
 
 
+def _ratio(results, case, peer):
+    """How many times as much evb carries, as far as the guests let both of them."""
+    spread = _spread(results.ratios(case, peer, 'mpps'))
+    if spread == '–':
+        return spread
+    limited = results.at_limit(case, 'evb'), results.at_limit(case, peer)
+    return {(True, True): 'guests', (True, False): '≥ ' + spread, (False, True): '≤ ' + spread}.get(limited, spread)
+
+
 def _load(results):
     """The cases with as much load as there can be, and two tables of them."""
     peers = ALL + ('copy',)
@@ -130,10 +145,9 @@ def _load(results):
             cell = _number(mpps)
             if mpps and case.size >= 1514:
                 cell += f' ({gbps:.0f} Gbit/s)'
-            full = results.median(case.name, peer, 'full')
-            cells.append('≥ ' + cell if full is not None and full < GUESTS_LIMIT else cell)
+            cells.append('≥ ' + cell if results.at_limit(case.name, peer) else cell)
         rates.append([_caption(case), *cells])
-        ratios.append([_caption(case), *(_spread(results.ratios(case.name, peer, 'mpps')) for peer in peers[1:])])
+        ratios.append([_caption(case), *(_ratio(results, case.name, peer) for peer in peers[1:])])
     names = [NAMES[peer] for peer in peers]
     return cases, _table(['million frames a second', *names], rates), _table(['evb to', *names[1:]], ratios)
 
