@@ -34,7 +34,6 @@ pub(super) struct Held<'m> {
 }
 
 /// Buffers for a burst of frames, in the order of the frames asked for.
-#[derive(Default)]
 pub struct RxBatch<'m> {
     pub(super) frames: Buffers,
     pub(super) chains: Chains,
@@ -155,6 +154,12 @@ impl<'m> RxBatch<'m> {
         }
         *last = buffers;
         buffers
+    }
+}
+
+impl Default for RxBatch<'_> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

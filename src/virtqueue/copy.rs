@@ -141,7 +141,7 @@ pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
     }
 }
 
-/// The cache lines of a part of a segment.
+/// Hints that a part of a segment is about to be read, or written.
 #[inline]
 fn fetch<const WRITE: bool>(segment: &Segment<'_>, at: usize, count: usize) {
     let mut line = segment.ptr.wrapping_add(at).cast_const();

@@ -182,14 +182,14 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
 
     /// Takes chains from the cursor on that are of the simplest kind, as most are: one buffer, in the same region as
     /// the last. There is one for each of `wants`, of at least as many bytes, which are not 0; each is handed to
-    /// `taken` with its number, from 0 on. Returns how many. It ends before the first that is none, and
-    /// [`Format::take`] looks at that as if nobody had.
+    /// `taken` with its number, from 0 on, and there are no more calls than `wants` has. Returns how many. It ends
+    /// before the first that is none, and [`Format::take`] looks at that as if nobody had.
     #[inline]
     pub fn take_singles<F: Format>(
         &mut self,
         format: &F,
         cursor: &mut Cursor,
-        wants: impl ExactSizeIterator<Item = u32>,
+        wants: impl Iterator<Item = u32>,
         mut taken: impl FnMut(usize, Single),
     ) -> usize {
         let at = *cursor;

@@ -367,7 +367,7 @@ impl Progress {
     pub fn notify(&self, window: &Window) -> Result<bool, RingError> {
         let called = self.call(window);
         // Workers use an old window until they take the newest snapshot, and its call may reach nobody.
-        // Either the acquiring operations of `call` have seen the new one, or what is owed to it came later.
+        // Where one was made, its acquiring operation has seen the new window, or what is owed to that came later.
         if self.generation.load(Ordering::Relaxed) != window.generation {
             self.owed.store(true, Ordering::Relaxed);
         }

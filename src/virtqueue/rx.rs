@@ -170,14 +170,19 @@ impl RxRing {
             if frames.is_full() {
                 break;
             }
-            *single = false;
-            let first = walk.chains.len();
+            let (first, pieces) = (walk.chains.len(), walk.sink.segments());
             match walk.frame(*want)? {
-                Outcome::Fits => frames.push((walk.chains.len() - first) as u16),
-                Outcome::TooBig => frames.push(0),
+                Outcome::Fits => {
+                    frames.push((walk.chains.len() - first) as u16);
+                    // No chain has fewer segments than one.
+                    *single &= walk.sink.segments() - pieces == 1;
+                }
+                Outcome::NoRoom if first != 0 => break,
                 // With an empty batch there will never be more room.
-                Outcome::NoRoom if first == 0 => frames.push(0),
-                Outcome::NoRoom => break,
+                Outcome::TooBig | Outcome::NoRoom => {
+                    frames.push(0);
+                    *single = false;
+                }
                 Outcome::Starved(at) => starved_at = Some(at),
             }
             wants = behind;

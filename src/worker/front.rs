@@ -70,10 +70,7 @@ mod tests {
         for header_len in [VnetHeader::LEGACY_LEN, VnetHeader::LEN] {
             for (pop, push) in [(false, None), (true, None), (false, tag), (true, tag)] {
                 let action = TagAction { pop, push };
-                let header = VnetHeader {
-                    num_buffers: 1,
-                    ..VnetHeader::PLAIN
-                };
+                let header = VnetHeader::PLAIN;
                 let mut front = Front::new((header, header_len), action);
                 let mut changed = [0; 64];
                 let len = action.apply(&HEAD, &mut changed).unwrap();

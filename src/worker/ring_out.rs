@@ -173,11 +173,8 @@ impl<'a> RingOut<'a> {
         let Some(first) = burst.jobs.first() else {
             return;
         };
-        let header = VnetHeader {
-            num_buffers: 1,
-            ..VnetHeader::PLAIN
-        };
-        let mut front = Front::new((header, self.rings.header_len), first.action);
+        let header = (VnetHeader::PLAIN, self.rings.header_len);
+        let mut front = Front::new(header, first.action);
         let mut copies = buffers.iter().zip(burst.jobs).peekable();
         while let Some((buffer, job)) = copies.next() {
             if REST && let Some((buffer, next)) = copies.peek() {

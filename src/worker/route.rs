@@ -103,6 +103,14 @@ impl<'a> Entrance<'a> {
     }
 }
 
+impl Entrance<'_> {
+    /// Frames from the port whose source was not learned.
+    fn unlearned(&self) -> u64 {
+        let port = self.relay.relay.port(self.port.slot);
+        port.map_or(0, |port| port.state().unlearned())
+    }
+}
+
 fn view(relay: &RelayView) -> relay::View<'_> {
     relay::View {
         relay: &relay.relay,
@@ -228,8 +236,8 @@ impl Routes {
         }
     }
 
-    /// Adds the jobs of the first of `frames` that have the addresses and tags of the last one that went the shortest
-    /// way, as [`Routes::add`] would; how many.
+    /// Adds the jobs of the first of `frames` that have the addresses and tags of the one that is remembered, as
+    /// [`Routes::add`] would; how many.
     #[inline]
     pub fn add_like(&mut self, here: &Entrance<'_>, frames: Range<usize>) -> usize {
         let Some(Beaten {
@@ -285,8 +293,11 @@ impl Routes {
         }
         // It may learn where an address has moved, so that what was remembered no longer holds.
         self.beaten = None;
-        let before = self.jobs.len();
-        if let Some(to) = self.forward(here, frame, Way::default()) {
+        let (before, unlearned) = (self.jobs.len(), here.unlearned());
+        // Each frame whose source is not learned is counted, on the long way.
+        if let Some(to) = self.forward(here, frame, Way::default())
+            && here.unlearned() == unlearned
+        {
             self.beat(here, to, frame, before);
         }
         self.follow(here);

@@ -26,7 +26,8 @@ const ASK_EVERY_NS: u64 = 20_000;
 /// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
 /// it tells. The number has no common factor with those by which guests do things.
 const TIMED: u64 = 13;
-/// So many rounds in which frames were moved share a look at the clock. Each takes some microseconds at most.
+/// So many rounds in which frames were moved share a look at the clock, where the last ones took less than
+/// [`ASK_EVERY_NS`] together.
 const SHARED: u32 = 4;
 
 /// Time since the workers started.
@@ -51,6 +52,8 @@ pub struct Worker {
     /// The time as it was last looked at, and rounds until it is again.
     now_ns: u64,
     known: u32,
+    /// Little time had passed since the look before.
+    short: bool,
     asked_ns: u64,
     /// Rounds until one is timed.
     untimed: u64,
@@ -73,6 +76,7 @@ impl Worker {
             clock,
             now_ns: 0,
             known: 0,
+            short: false,
             asked_ns: 0,
             untimed: 0,
             reported: vec![],
@@ -106,7 +110,9 @@ impl Worker {
             return false;
         }
         if self.known == 0 {
+            let last_ns = self.now_ns;
             self.now_ns = self.clock.now_ns();
+            self.short = self.now_ns.saturating_sub(last_ns) < ASK_EVERY_NS;
         }
         let now_ns = self.now_ns;
         if now_ns.saturating_sub(self.asked_ns) > ASK_EVERY_NS {
@@ -117,8 +123,8 @@ impl Worker {
         }
         let moves = self.round(now_ns);
         self.known = match self.known {
-            0 if moves => SHARED - 1,
-            left if moves => left - 1,
+            0 if moves && self.short => SHARED - 1,
+            left if moves && left > 0 => left - 1,
             _ => 0,
         };
         true

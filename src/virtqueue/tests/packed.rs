@@ -360,6 +360,29 @@ fn calls_at_a_position() {
 }
 
 #[test]
+fn a_guest_that_polled_for_rounds_is_called_at_its_position_and_nowhere_else() {
+    const SIZE: u16 = 5;
+    for ahead in 0..2 * SIZE {
+        let mut guest = PackedGuest::new(SIZE, |f| f.event_idx = true);
+        let ring = guest.tx();
+        ring.notify().unwrap();
+        guest.set_events(0, 1);
+        let rounds = 5 * SIZE;
+        for _ in 0..rounds {
+            post(&mut guest, 0);
+            take(&ring, 1);
+            guest.pop_used();
+            assert!(!ring.notify().unwrap());
+        }
+        let event = (rounds + ahead) % (2 * SIZE);
+        guest.set_events((event % SIZE) | (u16::from(event < SIZE) << 15), 2);
+        post(&mut guest, 0);
+        take(&ring, 1);
+        assert_eq!(ring.notify().unwrap(), ahead == 0, "{ahead} slots ahead");
+    }
+}
+
+#[test]
 fn kicks() {
     for event_idx in [false, true] {
         let mut guest = PackedGuest::new(3, |f| f.event_idx = event_idx);

@@ -220,6 +220,22 @@ fn calls_with_event_idx_over_the_wrap() {
 }
 
 #[test]
+fn a_guest_that_polled_for_a_round_of_the_index_is_called_when_it_waits() {
+    let mut guest = Guest::with(8, |f| f.event_idx = true);
+    let ring = guest.tx();
+    ring.notify().unwrap();
+    // Never the next position: it wants no call. After 65,536 chains the index is where it was.
+    for _ in 0..65_536 / 8 {
+        guest.set_used_event(guest.used_idx().wrapping_sub(1));
+        send(&mut guest, &ring, 8);
+        assert!(!ring.notify().unwrap());
+    }
+    guest.set_used_event(guest.used_idx());
+    send(&mut guest, &ring, 1);
+    assert!(ring.notify().unwrap());
+}
+
+#[test]
 fn a_guest_that_polls_is_not_called() {
     let mut guest = Guest::new(8);
     let call = guest.config.call.take();
