@@ -121,7 +121,6 @@ fn reload_adds_and_removes_ports_and_leaves_the_others_alone() {
     a.send(&frame);
     b.expect_frame(&frame);
     evb.reload(&bridge_config(3, ""));
-    evb.await_sockets();
     let mut c = evb.guest("p2", 3);
     let hello = eth(BROADCAST, mac(3)).bytes();
     c.send(&hello);
@@ -158,8 +157,9 @@ fn a_bad_file_changes_nothing() {
         a.send(&frame);
         b.expect_frame(&frame);
     }
+    let mark = evb.log_mark();
     evb.reload(&bridge_config(3, ""));
-    evb.await_sockets();
+    evb.expect_log(mark, &["reloaded", "port p2"]);
     evb.stop();
 }
 

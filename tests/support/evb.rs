@@ -89,10 +89,10 @@ fn binary() -> Command {
 
 impl Evb {
     /// Starts the daemon with this configuration, in which `{dir}` stands for a directory of its own,
-    /// and waits until it listens wherever it is told to.
+    /// and waits until it is ready.
     pub fn start(config: &str) -> Self {
-        let mut evb = Self::spawn(config);
-        evb.await_sockets();
+        let evb = Self::spawn(config);
+        evb.await_ready();
         evb
     }
 
@@ -112,8 +112,8 @@ impl Evb {
         for socket in &sockets {
             command.arg("--port").arg(socket);
         }
-        let mut evb = Self::launch(command, dir, sockets);
-        evb.await_sockets();
+        let evb = Self::launch(command, dir, sockets);
+        evb.await_ready();
         evb
     }
 
@@ -167,16 +167,13 @@ impl Evb {
         }
     }
 
-    /// Waits until every listening socket of the configuration is there.
-    pub fn await_sockets(&mut self) {
-        for socket in self.sockets.clone() {
-            eventually(&format!("socket {}", socket.display()), || {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    panic!("the daemon ended with {status}:\n{}", self.log());
-                }
-                socket.exists().then_some(())
-            });
-        }
+    /// Waits until it says that it is ready. A socket that has a name need not be listened on yet.
+    pub fn await_ready(&self) {
+        assert!(
+            self.logs_contain(&["is ready; ports:"], LIMIT),
+            "the daemon does not get ready:\n{}",
+            self.log()
+        );
     }
 
     /// Path of a file or socket in the daemon's directory.

@@ -73,7 +73,7 @@ fn a_daemon_without_capabilities_uses_what_is_handed_in() {
         );
         let mut evb = spawn(&text, &[&queue[0], &queue[1], &macvtap]);
         drop((queue, macvtap));
-        evb.await_sockets();
+        evb.await_ready();
         for port in ["host", "up"] {
             expect_state(&evb, port, "running");
         }
