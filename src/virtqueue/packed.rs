@@ -55,9 +55,14 @@ struct Look {
     used: bool,
     /// A place was used in such a round, or is available in the next.
     passed: bool,
-    /// Places that are not available in such a round and have an address: a driver that begins anew has zeroed them.
+    /// Places that are not available in such a round.
+    vacant: u16,
+    /// How many of these have an address: a driver that begins anew has zeroed them, and is about to write one.
     addresses: u16,
 }
+
+/// The position beside [`EVENTS_ENABLE`], where it means nothing: so the structure is never zero while we use it.
+const UNUSED_POSITION: u16 = u16::MAX;
 
 impl Packed {
     /// `writes` says whether the device writes to the buffers of this ring.
@@ -114,7 +119,13 @@ impl Packed {
         let right = if said == Spot::START {
             let look = self.look();
             match kept {
-                Some(_) => look.begun && !look.passed && look.addresses <= 1,
+                // One that is full looks the same, but for what we have written to.
+                Some(_) => {
+                    look.begun
+                        && !look.passed
+                        && look.addresses <= 1
+                        && (look.vacant > look.addresses || self.is_untouched())
+                }
                 None => look.begun && !look.used,
             }
         } else {
@@ -129,7 +140,15 @@ impl Packed {
 
     /// The ring runs from `spot` on.
     pub fn begin(&self, base: u32, spot: Spot) {
+        // First, for whoever finds the record finds this as well.
+        self.enable_kicks(spot);
         self.position.begin(&self.identity, base, spot);
+    }
+
+    /// Whether nobody has served the ring since its driver made it: drivers (Linux, DPDK) zero the structure that
+    /// only the device writes together with the ring, and ours is never zero.
+    fn is_untouched(&self) -> bool {
+        self.events(self.device).load(Ordering::Acquire) == 0
     }
 
     /// Takes over from the window before.
@@ -159,6 +178,7 @@ impl Packed {
             begun: true,
             used: false,
             passed: false,
+            vacant: 0,
             addresses: 0,
         };
         // The driver may be about to write the flags of one chain's first descriptor.
@@ -171,6 +191,7 @@ impl Packed {
             if !avail {
                 gap += 1;
                 blank &= !used;
+                look.vacant += 1;
                 look.addresses += u16::from(self.addr(index) != 0);
             } else if gap != 0 {
                 gaps += 1;
@@ -388,8 +409,8 @@ impl Packed {
         }
     }
 
-    fn set_events(&self, at: Spot, flags: u16) {
-        let value = u32::from(at.to_bits()) | u32::from(flags) << 16;
+    fn set_events(&self, position: u16, flags: u16) {
+        let value = u32::from(position) | u32::from(flags) << 16;
         self.events(self.device)
             .store(value.to_le(), Ordering::Relaxed);
         self.device_marks.mark(0, 4);
@@ -498,16 +519,15 @@ impl Format for Packed {
     }
 
     fn disable_kicks(&self, at: Spot) {
-        self.set_events(at, EVENTS_DISABLE);
+        self.set_events(at.to_bits(), EVENTS_DISABLE);
     }
 
     fn enable_kicks(&self, at: Spot) {
-        let flags = if self.event_idx {
-            EVENTS_DESC
+        if self.event_idx {
+            self.set_events(at.to_bits(), EVENTS_DESC);
         } else {
-            EVENTS_ENABLE
-        };
-        self.set_events(at, flags);
+            self.set_events(UNUSED_POSITION, EVENTS_ENABLE);
+        }
     }
 }
 
