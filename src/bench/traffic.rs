@@ -205,13 +205,16 @@ fn settle(pairs: &mut [Pair], clock: Clock) -> Result<(), BenchError> {
     let begin_ns = clock.now_ns();
     let mut news_ns = begin_ns;
     loop {
+        // Before what has come is taken: a frame that is given back has come.
         let mut outstanding = 0;
+        for pair in &mut *pairs {
+            outstanding += pair.a.outstanding()? + pair.b.outstanding()?;
+        }
         for pair in &mut *pairs {
             for station in [&mut pair.a, &mut pair.b] {
                 while station.receive(TAKE)? > 0 {
                     news_ns = clock.now_ns();
                 }
-                outstanding += station.outstanding()?;
             }
         }
         let now_ns = clock.now_ns();

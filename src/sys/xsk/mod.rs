@@ -29,7 +29,7 @@ pub const HEADROOM: u32 = 256;
 
 /// The kernel lets go of a queue a moment after its socket was closed, and tells nobody. So often, and after
 /// so long each, a queue in use is tried again.
-const RELEASES: u32 = 25;
+const RELEASES: u32 = 100;
 const RELEASE: Duration = Duration::from_millis(10);
 
 /// How the memory of a socket is divided, and how long its rings are.
