@@ -98,6 +98,15 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Listens no more. The processes that other tests start have the socket as well, until they run their program.
+fn abandon(listener: UnixListener, path: &Path) {
+    drop(listener);
+    eventually("nobody listens any more", || {
+        UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
+}
+
 #[test]
 fn a_socket_is_bound_reached_and_removed() {
     let (_directory, path, privileged) = setup();
@@ -182,11 +191,11 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let theirs = UnixListener::bind(&path).unwrap();
     assert_eq!(refusal(privileged.bind(&path)), Refusal::InUse);
     assert_eq!(refusal(privileged.unlink(&path)), Refusal::NotMade);
-    drop(theirs);
+    abandon(theirs, &path);
     let ours = privileged.bind(&path).unwrap();
     // Our own as well.
     assert_eq!(refusal(privileged.bind(&path)), Refusal::InUse);
-    drop(ours);
+    abandon(ours, &path);
     let listener = privileged.bind(&path).unwrap();
     talk(UnixStream::connect(&path).unwrap(), &listener);
 }
@@ -348,7 +357,7 @@ fn errors_name_the_path_and_the_remedy() {
     fs::remove_file(&path).unwrap();
     let error = privileged.connect(&path).unwrap_err();
     assert_eq!(error.os_error(), Some(libc::ENOENT));
-    drop(privileged.bind(&path).unwrap());
+    abandon(privileged.bind(&path).unwrap(), &path);
     let error = privileged.connect(&path).unwrap_err();
     assert_eq!(error.os_error(), Some(libc::ECONNREFUSED));
     assert!(
@@ -396,7 +405,7 @@ fn a_killed_daemon_leaves_nothing_behind() {
 #[test]
 fn the_socket_of_a_successor_stays() {
     let (directory, path, first) = setup();
-    drop(first.bind(&path).unwrap());
+    abandon(first.bind(&path).unwrap(), &path);
     let second = spawn(&[directory.path()]).unwrap();
     let listener = second.bind(&path).unwrap();
     first.unlink(&path).unwrap();

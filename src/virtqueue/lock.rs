@@ -1,4 +1,4 @@
-//! A small spin lock for ring positions.
+//! A small spin lock, for ring positions and what goes with them.
 //!
 //! It is held for the few hundred nanoseconds in which a burst is walked or published, by worker
 //! threads that nearly always find it free. Compared with `std::sync::Mutex` it releases with a plain
@@ -14,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use super::sync::{AtomicBool, Backoff, Ordering, UnsafeCell};
 
 /// Mutual exclusion around a `T`.
-pub(super) struct Lock<T> {
+pub struct Lock<T> {
     held: AtomicBool,
     value: UnsafeCell<T>,
 }
@@ -31,7 +31,14 @@ impl<T> fmt::Debug for Lock<T> {
     }
 }
 
+impl<T: Default> Default for Lock<T> {
+    fn default() -> Lock<T> {
+        Lock::new(T::default())
+    }
+}
+
 impl<T> Lock<T> {
+    /// A lock that nobody holds.
     pub fn new(value: T) -> Lock<T> {
         Lock {
             held: AtomicBool::new(false),
@@ -39,6 +46,7 @@ impl<T> Lock<T> {
         }
     }
 
+    /// Takes the lock if nobody holds it.
     #[inline]
     pub fn try_lock(&self) -> Option<Held<'_, T>> {
         // The load first: a failing swap would pull the line away from the holder.
@@ -48,6 +56,7 @@ impl<T> Lock<T> {
         Some(Held { lock: self })
     }
 
+    /// Takes the lock as soon as nobody holds it.
     #[inline]
     pub fn lock(&self) -> Held<'_, T> {
         match self.try_lock() {
@@ -69,7 +78,7 @@ impl<T> Lock<T> {
 }
 
 /// The lock is held until this is dropped.
-pub(super) struct Held<'a, T> {
+pub struct Held<'a, T> {
     lock: &'a Lock<T>,
 }
 

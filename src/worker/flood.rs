@@ -14,9 +14,8 @@ use super::ingress::BURST;
 pub struct Progress {
     /// The flood that the queue is in the middle of, if any.
     pub flood: Flood,
-    /// How many of the frames that repair makes of a frame are sent, for each chain from the oldest
-    /// that is not used.
-    pub sent: [u16; BURST],
+    /// How far its frames are cut.
+    pub sent: Sent,
     /// How long it may still wait for receivers.
     pub budget: Budget,
 }
@@ -24,10 +23,38 @@ pub struct Progress {
 impl Progress {
     /// The oldest `count` chains are used now.
     pub fn advance(&mut self, count: usize) {
-        let count = count.min(BURST);
         self.flood.chain = self.flood.chain.saturating_sub(count);
-        self.sent.copy_within(count.., 0);
-        self.sent[BURST - count..].fill(0);
+        self.sent.advance(count);
+    }
+}
+
+/// How many of the frames that repair makes of a frame are sent, for each chain from the oldest that is not used.
+#[derive(Default)]
+pub struct Sent {
+    counts: [u16; BURST],
+    /// One of them is not zero, perhaps.
+    any: bool,
+}
+
+impl Sent {
+    /// Those of the frame in `chain`.
+    pub fn of(&self, chain: usize) -> usize {
+        self.counts[chain].into()
+    }
+
+    /// `count` of those of the frame in `chain` are sent.
+    pub fn note(&mut self, chain: usize, count: usize) {
+        self.counts[chain] = count as u16;
+        self.any |= count != 0;
+    }
+
+    fn advance(&mut self, count: usize) {
+        if self.any {
+            let count = count.min(BURST);
+            self.counts.copy_within(count.., 0);
+            self.counts[BURST - count..].fill(0);
+            self.any = self.counts.iter().any(|&count| count != 0);
+        }
     }
 }
 

@@ -3,9 +3,8 @@
 use super::Fault;
 use super::count::{Account, Counts, Sum, drop_at};
 use super::egress::{Burst, Egress, Outcome, Patience};
-use super::flood::{Flood, Progress};
+use super::flood::{Flood, Progress, Sent};
 use super::frame::{Frames, HEAD};
-use super::lock;
 use super::payload::Payload;
 use super::route::{Entrance, Mark, Routes};
 use super::snapshot::{Port, PortId, Snapshot};
@@ -66,27 +65,18 @@ impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
         let here = (snapshot, at.worker);
-        let Some(entrance) = Entrance::of(here, id, at.now_s) else {
+        let rings = snapshot.port(id).and_then(|port| port.attachment.rings());
+        let Some((rings, queue)) = rings.and_then(|rings| Some((rings, rings.tx.get(index)?)))
+        else {
             return Turn::Idle;
         };
-        let Entrance { port, counts, .. } = entrance;
-        let Some(rings) = port.attachment.rings() else {
-            return Turn::Idle;
-        };
-        let Some(queue) = rings.tx.get(index) else {
+        let Some(counts) = Counts::of(snapshot, id, at.worker) else {
             return Turn::Idle;
         };
         // Held by another worker only while the queue moves from it to this one.
         let Some(mut guard) = queue.ring.try_lock() else {
             return Turn::Busy;
         };
-        let mut under_way = lock(&queue.progress.under_way);
-        let origin = origin_of(snapshot, port);
-        let Progress {
-            flood,
-            sent,
-            budget,
-        } = &mut *under_way;
         let mut batch = TxBatch::new();
         let taken = match guard.peek(&mut batch, BURST) {
             // A guest that has filled its ring says nothing more before the call that is owed to it.
@@ -96,6 +86,17 @@ impl Path {
             Ok(taken) => taken,
             Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
         };
+        // Most turns find nothing and end before this.
+        let Some(entrance) = Entrance::of(here, id, at.now_s) else {
+            return Turn::Idle;
+        };
+        let origin = origin_of(snapshot, entrance.port);
+        let mut under_way = queue.progress.under_way.lock();
+        let Progress {
+            flood,
+            sent,
+            budget,
+        } = &mut *under_way;
         let mut tally = Tally::new(snapshot, counts, at.worker, &mut self.failed, Some(sent));
         self.routes.clear();
         let end = if flood.is_active() {
@@ -328,7 +329,7 @@ pub(super) struct Tally<'a> {
     worker: usize,
     failed: &'a mut Vec<(PortId, Fault)>,
     /// How far frames came that were sent in part; none for frames that do not wait.
-    progress: Option<&'a mut [u16; BURST]>,
+    progress: Option<&'a mut Sent>,
     /// Chains whose frame waits for its receiver.
     waiting: u64,
     /// Chains whose frame has one receiver.
@@ -343,7 +344,7 @@ impl<'a> Tally<'a> {
         counts: Counts<'a>,
         worker: usize,
         failed: &'a mut Vec<(PortId, Fault)>,
-        progress: Option<&'a mut [u16; BURST]>,
+        progress: Option<&'a mut Sent>,
     ) -> Self {
         Self {
             counts,
@@ -366,13 +367,13 @@ impl Outcome for Tally<'_> {
     fn wait(&mut self, chain: usize, sent: usize) {
         self.waiting |= 1 << chain;
         if let Some(progress) = &mut self.progress {
-            progress[chain] = sent as u16;
+            progress.note(chain, sent);
         }
     }
 
     fn sent(&self, chain: usize) -> usize {
         let progress = self.progress.as_ref();
-        progress.map_or(0, |progress| progress[chain].into())
+        progress.map_or(0, |progress| progress.of(chain))
     }
 
     fn failed(&mut self, port: PortId, error: Fault) {

@@ -1,8 +1,8 @@
 //! What workers see of the world: immutable, replaced as a whole.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 use crossbeam_utils::CachePadded;
 use vmm_sys_util::eventfd::EventFd;
@@ -14,7 +14,7 @@ use crate::frame::offloads::Offloads;
 use crate::relay::{PortSet, Relay, Slot};
 use crate::stats::{PortCounters, VlanCounters};
 use crate::uplink::Link;
-use crate::virtqueue::{RxRing, TxRing};
+use crate::virtqueue::{Lock, RxRing, TxRing};
 
 /// Index of a port in a [`Snapshot`]; stays the same for as long as the port exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -220,7 +220,7 @@ impl TxQueue {
 /// ring runs, whatever else about the queue changes.
 #[derive(Default)]
 pub struct QueueProgress {
-    pub(super) under_way: CachePadded<Mutex<Progress>>,
+    pub(super) under_way: CachePadded<Lock<Progress>>,
     /// There was something in the ring once.
     pub(super) found: AtomicBool,
 }
