@@ -121,9 +121,9 @@ impl Gather<'_> {
     }
 }
 
-/// Bytes that are fetched ahead of a copy, at most: more of both sides than the nearest cache holds would push out what
-/// the copy before is at, and a long copy has its own way to fetch.
-const FETCHED: usize = 9 << 10;
+/// Bytes that are fetched ahead of a copy, at most. A longer copy has its own way to fetch, and lines of both sides fetched
+/// early push out what the copy before is at: see docs/performance.md.
+const FETCHED: usize = 1 << 10;
 
 /// Hints that the bytes of `from` behind its header and head are about to be read, and as many of `to`
 /// to be written. A copy that follows some hundred nanoseconds later does not wait for them, nor for the first ones of
