@@ -84,6 +84,12 @@ pub(super) trait Format {
     /// slots. The caller has issued a full fence after the last publication.
     fn wants_call(&self, signalled: u64, published: u64) -> bool;
 
+    /// Hints that the used element at `at` is about to be written.
+    fn expect_used(&self, at: Spot);
+
+    /// Hints that the next chain is about to be taken; the one before it was `id`.
+    fn expect_next(&self, id: u16);
+
     /// Asks the guest not to kick. `at` is the next spot to take.
     fn disable_kicks(&self, at: Spot);
 

@@ -503,6 +503,12 @@ impl Format for Packed {
         self.show(from, to);
     }
 
+    /// Nothing: the guest looks at that very place again and again.
+    fn expect_used(&self, _: Spot) {}
+
+    /// Nothing: it is where the cursor stands.
+    fn expect_next(&self, _: u16) {}
+
     fn wants_call(&self, signalled: u64, published: u64) -> bool {
         let events = u32::from_le(self.events(self.driver).load(Ordering::Relaxed));
         let (position, flags) = (events as u16, (events >> 16) as u16);

@@ -19,7 +19,7 @@ use super::batch::{Buffers, Chains, Held as Reservation, RxBatch, RxChain};
 use super::copy::{self, Gather, Segment};
 use super::dirty::DirtyLog;
 use super::error::RingError;
-use super::format::{Cursor, Format, Sink, Spot, Take, Used};
+use super::format::{Cursor, Format, Single, Sink, Spot, Take, Used};
 use super::iovec::{self, Scatter};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
@@ -27,6 +27,7 @@ use super::order::Order;
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
 use super::sum;
 use crate::frame::checksum::Sum;
+use crate::sys::cache;
 
 /// What a call of [`RxRing::reserve`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +199,7 @@ impl RxRing {
         if !chains.is_empty() {
             let advance = |spot, slots| format.advance(spot, slots);
             let claim = state.order.claim(start.spot, slots, advance);
+            format.expect_used(claim.used);
             *held = Some(Reservation { ring: self, claim });
         }
         Ok(reserved)
@@ -328,7 +330,20 @@ impl RxRing {
                 slots += u64::from(range.slots);
             });
             self.shared.progress.add(slots);
+            self.expect(f, &state);
         });
+    }
+
+    /// Hints that the next buffer is about to be written to. Until then nobody else does, so it may be long before.
+    #[inline]
+    fn expect<F: Format>(&self, format: &F, state: &State) {
+        let State { order, hint } = state;
+        if format.reach(order.next) > 0
+            && let Some(Single { addr, len, .. }) = format.single::<true>(order.next, 0)
+            && let Some(buffer) = Lookup::new(&self.window.memory, *hint).find_here(addr, len)
+        {
+            cache::prefetch::<true>(buffer);
+        }
     }
 
     /// Gives up a reservation.

@@ -10,6 +10,7 @@ use super::error::{Part, Place, RingError};
 use super::format::{Cursor, Format, Single, Sink, Spot, Stop, Take, Used, passed};
 use super::memory::GuestMemory;
 use super::ring::{Area, Marks, RingConfig};
+use crate::sys::cache;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` and `VIRTQ_USED_F_NO_NOTIFY`.
 const SUPPRESS: u16 = 1;
@@ -284,6 +285,23 @@ impl Format for Split {
                     .mark(4 + 8 * u64::from(slot), 8 * u64::from(count));
             }
             self.marks.mark(2, 2);
+        }
+    }
+
+    #[inline]
+    fn expect_used(&self, at: Spot) {
+        let place = self
+            .used
+            .wrapping_add(2 + 4 * usize::from(self.slot(at.index)));
+        cache::prefetch::<true>(place.cast());
+    }
+
+    #[inline]
+    fn expect_next(&self, id: u16) {
+        // Drivers take descriptors in turn, or the one again that came back last.
+        for id in [id, self.slot(id.wrapping_add(1))] {
+            let place = self.desc.wrapping_add(usize::from(id) * DESCRIPTOR);
+            cache::prefetch::<false>(place.cast());
         }
     }
 

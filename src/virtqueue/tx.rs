@@ -83,6 +83,8 @@ struct State {
     done: u64,
     /// Memory region of the last chain.
     hint: usize,
+    /// Its id.
+    last: u16,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl RingConfig {
             peeked: ArrayVec::new(),
             done: 0,
             hint: 0,
+            last: 0,
         };
         let shared = Arc::new(Shared {
             state: CachePadded::new(Lock::new(state)),
@@ -242,6 +245,9 @@ impl<'m> TxGuard<'m> {
             if !format.available(&mut cursor)? {
                 break;
             }
+            if index == 0 {
+                format.expect_next(state.last);
+            }
             if index == state.peeked.len() {
                 // Not seen before, so that there is nothing to compare them with.
                 let room = usize::from(self.ring.window.size - slots).min(max - index);
@@ -297,6 +303,10 @@ impl<'m> TxGuard<'m> {
         }
         state.head.seen = cursor.seen;
         state.hint = sink.hint();
+        if let Some(last) = state.peeked.last() {
+            state.last = last.id;
+            format.expect_used(state.used);
+        }
         Ok(chains.len())
     }
 

@@ -26,8 +26,8 @@ const ASK_EVERY_NS: u64 = 20_000;
 /// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
 /// it tells. The number has no common factor with those by which guests do things.
 const TIMED: u64 = 13;
-/// So many rounds in which frames were moved share a look at the clock, where the last ones took less than
-/// [`ASK_EVERY_NS`] together.
+/// So many rounds share a look at the clock, where the last ones took less than [`ASK_EVERY_NS`] together. None that
+/// has let others have the CPU.
 const SHARED: u32 = 4;
 
 /// Time since the workers started.
@@ -121,10 +121,10 @@ impl Worker {
             self.queues.heat_all(&kicked, now_ns);
             self.queues.look(now_ns);
         }
-        let moves = self.round(now_ns);
+        let goes_on = self.round(now_ns);
         self.known = match self.known {
-            0 if moves && self.short => SHARED - 1,
-            left if moves && left > 0 => left - 1,
+            0 if goes_on && self.short => SHARED - 1,
+            left if goes_on && left > 0 => left - 1,
             _ => 0,
         };
         true
@@ -160,7 +160,7 @@ impl Worker {
         self.report_failed();
     }
 
-    /// One turn for each hot queue; whether frames were moved.
+    /// One turn for each hot queue; false if it has let others have the CPU meanwhile.
     fn round(&mut self, now_ns: u64) -> bool {
         let at = self.moment(now_ns);
         let timed = self.untimed == 0;
@@ -215,11 +215,12 @@ impl Worker {
             }
         }
         self.report_failed();
-        if waits && !moves {
+        let stands = waits && !moves;
+        if stands {
             // The receiver may be in the queue of this CPU, behind this thread.
             thread::yield_now();
         }
-        moves
+        !stands
     }
 
     /// Tells of receivers found broken.
