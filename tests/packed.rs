@@ -282,6 +282,7 @@ fn killed_under_load() {
         }
         let mut b = place.guest("p1", 2, options);
         for round in 0..12 {
+            a.send_burst(0, frames.iter().map(Vec::as_slice));
             std::thread::scope(|scope| {
                 let killer = scope.spawn(|| {
                     std::thread::sleep(round * Duration::from_micros(50));

@@ -1,7 +1,7 @@
 //! A small spin lock, for ring positions and what goes with them.
 //!
-//! It is held for the few hundred nanoseconds in which a burst is walked or published, by worker
-//! threads that nearly always find it free. Compared with `std::sync::Mutex` it releases with a plain
+//! It is held for the few hundred nanoseconds in which a burst is walked or published, or by the one worker of a queue
+//! for its turn, by worker threads that nearly always find it free. Compared with `std::sync::Mutex` it releases with a plain
 //! store instead of a second read-modify-write, which is measurable once per destination and burst,
 //! and it has no poisoning. After a short spin a waiter yields, so a preempted holder gets to run.
 //!
@@ -9,6 +9,7 @@
 //! a model checker.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use super::sync::{AtomicBool, Backoff, Ordering, UnsafeCell};
@@ -53,7 +54,10 @@ impl<T> Lock<T> {
         if self.held.load(Ordering::Relaxed) || self.held.swap(true, Ordering::Acquire) {
             return None;
         }
-        Some(Held { lock: self })
+        Some(Held {
+            lock: self,
+            value: PhantomData,
+        })
     }
 
     /// Takes the lock as soon as nobody holds it.
@@ -80,6 +84,8 @@ impl<T> Lock<T> {
 /// The lock is held until this is dropped.
 pub struct Held<'a, T> {
     lock: &'a Lock<T>,
+    /// May go to, and be shared by, the threads that a `&mut T` may.
+    value: PhantomData<&'a mut T>,
 }
 
 impl<T> Deref for Held<'_, T> {

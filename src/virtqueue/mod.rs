@@ -49,7 +49,7 @@ pub use copy::{Gather, Segment, prefetch, read, read_array, read_start};
 pub use dirty::DirtyLog;
 pub use error::{MappingError, MemoryError, Part, Place, PositionsError, RingError};
 pub use iovec::{Scatter, writev};
-pub use lock::Lock;
+pub(crate) use lock::Lock;
 pub use memory::{GuestMemory, MAX_SLOTS, Region};
 pub use positions::{Positions, RingPosition};
 pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures, fresh_base};

@@ -10,7 +10,7 @@
 //! [`positions`](super::positions).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table, WRITE};
 use super::error::{Part, Place, RingError};
@@ -119,12 +119,12 @@ impl Packed {
         let right = if said == Spot::START {
             let look = self.look();
             match kept {
-                // One that is full looks the same, but for what we have written to.
-                Some(_) => {
-                    look.begun
-                        && !look.passed
-                        && look.addresses <= 1
-                        && (look.vacant > look.addresses || self.is_untouched())
+                Some(kept) => {
+                    let looks_new = look.begun && !look.passed && look.addresses <= 1;
+                    // A full ring looks the same, and so does one in which nothing was used, while the first
+                    // publication may be on its way.
+                    let is_new = look.vacant > look.addresses && kept.from != Spot::START;
+                    looks_new && (is_new || self.is_untouched())
                 }
                 None => look.begun && !look.used,
             }
@@ -140,15 +140,16 @@ impl Packed {
 
     /// The ring runs from `spot` on.
     pub fn begin(&self, base: u32, spot: Spot) {
-        // First, for whoever finds the record finds this as well.
-        self.enable_kicks(spot);
         self.position.begin(&self.identity, base, spot);
+        // Later, for a ring that is touched goes on where the record says.
+        fence(Ordering::Release);
+        self.enable_kicks(spot);
     }
 
     /// Whether nobody has served the ring since its driver made it: drivers (Linux, DPDK) zero the structure that
     /// only the device writes together with the ring, and ours is never zero.
     fn is_untouched(&self) -> bool {
-        self.events(self.device).load(Ordering::Acquire) == 0
+        self.events(self.device).load(Ordering::Relaxed) == 0
     }
 
     /// Takes over from the window before.

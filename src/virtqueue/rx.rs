@@ -330,17 +330,18 @@ impl RxRing {
                 slots += u64::from(range.slots);
             });
             self.shared.progress.add(slots);
-            self.expect(f, &state);
+            let (next, hint) = (state.order.next, state.hint);
+            drop(state);
+            self.expect(f, next, hint);
         });
     }
 
     /// Hints that the next buffer is about to be written to. Until then nobody else does, so it may be long before.
     #[inline]
-    fn expect<F: Format>(&self, format: &F, state: &State) {
-        let State { order, hint } = state;
-        if format.reach(order.next) > 0
-            && let Some(Single { addr, len, .. }) = format.single::<true>(order.next, 0)
-            && let Some(buffer) = Lookup::new(&self.window.memory, *hint).find_here(addr, len)
+    fn expect<F: Format>(&self, format: &F, next: Cursor, hint: usize) {
+        if format.reach(next) > 0
+            && let Some(Single { addr, len, .. }) = format.single::<true>(next, 0)
+            && let Some(buffer) = Lookup::new(&self.window.memory, hint).find_here(addr, len)
         {
             cache::prefetch::<true>(buffer);
         }

@@ -14,7 +14,7 @@ use super::ingress::BURST;
 pub struct Progress {
     /// The flood that the queue is in the middle of, if any.
     pub flood: Flood,
-    /// How far its frames are cut.
+    /// How many pieces of its frames are sent.
     pub sent: Sent,
     /// How long it may still wait for receivers.
     pub budget: Budget,

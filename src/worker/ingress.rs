@@ -154,6 +154,7 @@ impl Path {
         }
         let consumed = usize::from(guard.publish());
         under_way.advance(consumed);
+        drop(under_way);
         drop(guard);
         match end_turn(&queue.ring, consumed, counts) {
             Turn::Busy if stands => Turn::Waits,

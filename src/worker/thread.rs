@@ -26,8 +26,8 @@ const ASK_EVERY_NS: u64 = 20_000;
 /// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
 /// it tells. The number has no common factor with those by which guests do things.
 const TIMED: u64 = 13;
-/// So many rounds share a look at the clock, where the last ones took less than [`ASK_EVERY_NS`] together. None that
-/// has let others have the CPU.
+/// So many rounds share a look at the clock, where the last ones took less than [`ASK_EVERY_NS`] together. After one that
+/// has let others have the CPU there is another look.
 const SHARED: u32 = 4;
 
 /// Time since the workers started.
@@ -276,6 +276,7 @@ impl Worker {
             return;
         }
         self.snapshot = snapshot;
+        self.known = 0;
         self.snapshot_number = number;
         self.reported.clear();
         if self.queues.adopt(&self.snapshot, self.clock.now_ns()) {

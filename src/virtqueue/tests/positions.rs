@@ -128,7 +128,7 @@ fn half_a_base_will_do() {
 #[test]
 fn a_driver_that_began_anew_is_seen_in_the_ring() {
     let file = memfd(0);
-    for posted in 0..4 {
+    for posted in 0..=4 {
         let mut guest = PackedGuest::new(4, |_| {});
         let ring = start(&guest, &keep(&file), FRESH).unwrap();
         round_trip(&mut guest, &ring, 0..7);
@@ -139,6 +139,13 @@ fn a_driver_that_began_anew_is_seen_in_the_ring() {
         let mut again = PackedGuest::new(4, |_| {});
         again.guest = guest.guest;
         (0..posted).for_each(|id| again.post(id, &[part(id)]));
+        // The address of the next is written perhaps, its flags are not.
+        if posted == 3 {
+            again.guest.write(again.guest.desc_at() + 16 * 3, DATA);
+        }
+        drop(start(&again, &keep(&file), FRESH).unwrap());
+        // As a kill before the ring was touched leaves it.
+        again.guest.fill(again.guest.used_at(), &[0; 4]);
         let ring = start(&again, &keep(&file), FRESH).unwrap();
         let expected: Vec<_> = (0..posted).collect();
         assert_eq!(serve(&mut again, &ring), expected);
@@ -306,8 +313,14 @@ fn what_cannot_be_a_file_of_positions() {
     assert_eq!(text.metadata().unwrap().len(), 7);
 }
 
-/// The steps of a publication, as a kill may cut them off.
-fn publish(guest: &PackedGuest, at: &RingPosition, from: Spot, chains: &[Used], steps: usize) {
+/// The steps of a publication, as a kill may cut them off; where it ends.
+fn publish(
+    guest: &PackedGuest,
+    at: &RingPosition,
+    from: Spot,
+    chains: &[Used],
+    steps: usize,
+) -> Spot {
     let advance = |spot: Spot, slots: u16| {
         let index = spot.index + slots;
         let wraps = index >= guest.guest.size;
@@ -341,6 +354,7 @@ fn publish(guest: &PackedGuest, at: &RingPosition, from: Spot, chains: &[Used], 
         todo.push(Box::new(|| write(**spot, used)));
     }
     todo.iter().take(steps).for_each(|step| step());
+    end
 }
 
 proptest! {
@@ -360,9 +374,11 @@ proptest! {
         let mut ids = (0..2000).cycle();
         let mut expected = Vec::new();
         let mut seen = Vec::new();
+        let mut position = FRESH as u16;
         for (chains, steps, reuse) in rounds {
             let positions = keep(&file);
             let ring = start(&guest, &positions, FRESH).unwrap();
+            prop_assert_eq!(ring.base() as u16, position);
             seen.extend(collect(&mut guest));
             for len in chains {
                 if len <= usize::from(guest.free) {
@@ -381,7 +397,11 @@ proptest! {
             let from = Spot::from_bits(ring.base() as u16);
             drop(batch);
     drop(ring);
-            publish(&guest, &positions.ring(1), from, &used, steps);
+            let end = publish(&guest, &positions.ring(1), from, &used, steps);
+            // What was begun is finished: nothing comes twice.
+            if steps > used.len() {
+                position = end.to_bits();
+            }
             drop(positions);
             if reuse {
                 // The driver takes what it can see, and uses the places again.
