@@ -1,8 +1,8 @@
-//! Memory that is shared with the kernel.
+//! Memory that the kernel maps: what it shares, or pages of our own.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::ptr;
 
 use libc::off_t;
@@ -27,18 +27,23 @@ impl Mapping {
     ///
     /// The error of `mmap`.
     pub fn new(file: &impl AsFd, len: usize, offset: off_t) -> io::Result<Self> {
-        let fd = file.as_fd().as_raw_fd();
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        Self::map(len, flags, file.as_fd().as_raw_fd(), offset)
+    }
+
+    /// Maps `len` bytes of zeros, which nobody else sees. They occupy memory page by page as they are written.
+    ///
+    /// # Errors
+    ///
+    /// The error of `mmap`.
+    pub(super) fn zeroed(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    }
+
+    fn map(len: usize, flags: c_int, fd: RawFd, offset: off_t) -> io::Result<Self> {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice takes nothing away.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                fd,
-                offset,
-            )
-        };
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, rights, flags, fd, offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -47,6 +52,7 @@ impl Mapping {
     }
 
     /// Its first byte.
+    #[inline]
     pub(super) fn base(&self) -> *mut u8 {
         self.base
     }

@@ -7,11 +7,11 @@
 
 use std::ffi::c_void;
 use std::ops::Deref;
-use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
-use std::{alloc, slice};
+use std::{alloc, ptr, slice};
 
 use super::cache;
+use super::mapping::Mapping;
 
 /// Bytes of the huge pages of x86-64, and of AArch64 with 4 KiB pages.
 const HUGE_PAGE: usize = 2 << 20;
@@ -32,14 +32,9 @@ impl CacheLine {
 /// Cache lines, all zero at first. They stay where they are when this moves.
 #[derive(Debug)]
 pub struct CacheLines {
-    base: NonNull<CacheLine>,
+    memory: Mapping,
     count: usize,
 }
-
-// SAFETY: the pages belong to the process, not to a thread, and hold nothing but atomics.
-unsafe impl Send for CacheLines {}
-// SAFETY: as above.
-unsafe impl Sync for CacheLines {}
 
 impl CacheLines {
     /// Allocates `count` lines. Ends the process, as any allocation, where there is no memory.
@@ -50,26 +45,10 @@ impl CacheLines {
     pub fn new(count: usize) -> CacheLines {
         let layout =
             alloc::Layout::array::<CacheLine>(count).expect("less than half of all memory");
-        if count == 0 {
-            let base = NonNull::dangling();
-            return CacheLines { base, count };
-        }
-        // SAFETY: a new mapping at an address of the kernel's choice takes nothing away.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                layout.size(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        let base = NonNull::new(base.cast::<CacheLine>()).filter(|_| base != libc::MAP_FAILED);
-        let Some(base) = base else {
-            alloc::handle_alloc_error(layout);
-        };
-        let lines = CacheLines { base, count };
+        // The kernel maps no less than a byte.
+        let memory = Mapping::zeroed(layout.size().max(1))
+            .unwrap_or_else(|_| alloc::handle_alloc_error(layout));
+        let lines = CacheLines { memory, count };
         lines.ask_for_huge_pages();
         lines
     }
@@ -92,18 +71,9 @@ impl Deref for CacheLines {
 
     #[inline]
     fn deref(&self) -> &[CacheLine] {
-        // SAFETY: the mapping has as many lines and lives as long as this; new pages are zero, and zeros are
-        // atomics; without lines the pointer is dangling, but aligned.
-        unsafe { slice::from_raw_parts(self.base.as_ptr(), self.count) }
-    }
-}
-
-impl Drop for CacheLines {
-    fn drop(&mut self) {
-        if self.count > 0 {
-            // SAFETY: the mapping is ours, and all that uses it borrows or owns this object.
-            unsafe { libc::munmap(self.base.as_ptr().cast(), size_of_val(&**self)) };
-        }
+        // SAFETY: the mapping has room for as many lines, at the start of a page, and lives as long as this; new
+        // pages are zero, and zeros are atomics.
+        unsafe { slice::from_raw_parts(self.memory.base().cast(), self.count) }
     }
 }
 
