@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::clock::{Clock, ns};
 use super::error::BenchError;
 use super::station::Station;
-use super::traffic::Guard;
+use super::traffic::{Guard, Pair, Pattern, Task};
 
 /// The longest time that is told apart from longer ones.
 const LONGEST_NS: u64 = 10_000_000_000;
-/// Round trips between two looks at the clock for other reasons.
-const BATCH: usize = 64;
+/// Looks for a frame between two at the clock.
+const LOOKS: usize = 1024;
 /// After so long without a frame every back end sleeps that ever does.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,56 +53,45 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("constant bounds that are in order")
 }
 
-/// Sends one frame there and back at a time; the times of those that began at `begin_ns` or in the `measure_ns` after that.
-pub fn ping_pong(
-    (a, b): (&mut Station, &mut Station),
-    (begin_ns, measure_ns): (u64, u64),
-    clock: Clock,
-    guard: &mut Guard,
+/// Sends one frame at a time, as the task's pattern says: there and back, or one way after a pause. The times of those
+/// that began at `begin_ns` or while it is measured after that.
+pub fn one_by_one(
+    Pair { a, b }: &mut Pair,
+    task: &Task<'_>,
+    begin_ns: u64,
 ) -> Result<Histogram<u64>, BenchError> {
+    let clock = task.clock;
+    let mut guard = Guard::new(clock.now_ns());
     let mut times = histogram();
     let mut end_ns = None;
     loop {
-        guard.check(clock.now_ns(), [&*a, &*b])?;
-        for _ in 0..BATCH {
-            let sent_ns = clock.now_ns();
-            if sent_ns >= begin_ns && sent_ns >= *end_ns.get_or_insert(sent_ns + measure_ns) {
-                return Ok(times);
-            }
-            pass(a, b, sent_ns, clock, guard)?;
-            pass(b, a, sent_ns, clock, guard)?;
-            if sent_ns >= begin_ns {
-                times.saturating_record(clock.now_ns() - sent_ns);
-            }
+        if task.pattern == Pattern::Wake {
+            rest(b, clock)?;
         }
+        let sent_ns = clock.now_ns();
+        let measured = sent_ns >= begin_ns;
+        if measured && sent_ns >= *end_ns.get_or_insert(sent_ns + ns(task.measure)) {
+            return Ok(times);
+        }
+        pass(a, b, sent_ns, clock, &mut guard)?;
+        if task.pattern == Pattern::PingPong {
+            pass(b, a, sent_ns, clock, &mut guard)?;
+        }
+        let now_ns = clock.now_ns();
+        if measured {
+            times.saturating_record(now_ns - sent_ns);
+        }
+        guard.check(now_ns, [&*a, &*b])?;
     }
 }
 
-/// Sends one frame after each pause; the times until it has come, of those that began at `begin_ns` or in the
-/// `measure_ns` after that. The receiver looks for it all the time, so only the back end sleeps.
-pub fn wakes(
-    (from, to): (&mut Station, &mut Station),
-    (begin_ns, measure_ns): (u64, u64),
-    clock: Clock,
-    guard: &mut Guard,
-) -> Result<Histogram<u64>, BenchError> {
-    let mut times = histogram();
-    let mut end_ns = None;
-    loop {
-        let rested_ns = clock.now_ns() + ns(PAUSE);
-        while clock.now_ns() < rested_ns {
-            to.receive(1)?;
-        }
-        guard.check(clock.now_ns(), [&*from, &*to])?;
-        let sent_ns = clock.now_ns();
-        if sent_ns >= begin_ns && sent_ns >= *end_ns.get_or_insert(sent_ns + measure_ns) {
-            return Ok(times);
-        }
-        pass(from, to, sent_ns, clock, guard)?;
-        if sent_ns >= begin_ns {
-            times.saturating_record(clock.now_ns() - sent_ns);
-        }
+/// Looks for frames all the time until the back end sleeps, so that nobody else does.
+fn rest(station: &mut Station, clock: Clock) -> Result<(), BenchError> {
+    let rested_ns = clock.now_ns() + ns(PAUSE);
+    while clock.now_ns() < rested_ns {
+        station.receive(1)?;
     }
+    Ok(())
 }
 
 /// One frame from one station to the other.
@@ -114,23 +103,19 @@ fn pass(
     guard: &mut Guard,
 ) -> Result<(), BenchError> {
     let before = to.inbox.ledger.tally().received;
-    let sender = from.senders.first_mut();
     let mut sent = 0;
-    if let Some(sender) = sender {
-        sent = sender.send(now_ns, 1)?;
-    }
-    let mut turns: u32 = 0;
-    while to.inbox.ledger.tally().received == before {
-        to.receive(1)?;
-        turns += 1;
-        if turns.is_multiple_of(1024) {
-            guard.check(clock.now_ns(), [&*from, &*to])?;
-            if sent == 0
-                && let Some(sender) = from.senders.first_mut()
-            {
-                sent = sender.send(now_ns, 1)?;
+    loop {
+        if sent == 0
+            && let Some(sender) = from.senders.first_mut()
+        {
+            sent = sender.send(now_ns, 1)?;
+        }
+        for _ in 0..LOOKS {
+            to.receive(1)?;
+            if to.inbox.ledger.tally().received != before {
+                return Ok(());
             }
         }
+        guard.check(clock.now_ns(), [&*from, &*to])?;
     }
-    Ok(())
 }

@@ -307,20 +307,12 @@ fn throughput(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Coun
 }
 
 fn one_by_one(pairs: &mut [Pair], task: &Task<'_>, begin_ns: u64) -> Result<Count, BenchError> {
-    let clock = task.clock;
-    let mut guard = Guard::new(clock.now_ns());
     let mut count = Count::default();
     // Others would be under way while one waits: pairs do not take turns here.
-    if let Some(Pair { a, b }) = pairs.first_mut() {
-        let window = (begin_ns, ns(task.measure));
-        let times = if task.pattern == Pattern::Wake {
-            latency::wakes((a, b), window, clock, &mut guard)?
-        } else {
-            latency::ping_pong((a, b), window, clock, &mut guard)?
-        };
+    if let Some(pair) = pairs.first_mut() {
+        let times = latency::one_by_one(pair, task, begin_ns)?;
         count.frames = times.len() * if task.pattern == Pattern::Wake { 1 } else { 2 };
         count.seconds = task.measure.as_secs_f64();
-        count.bytes = 0;
         count.latency = Latency::of(&times);
     }
     Ok(count)
