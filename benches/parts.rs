@@ -37,6 +37,8 @@ const TIMES: usize = 1 << 14;
 const BURST: usize = 32;
 /// Bytes of frames: small, middling, of Ethernet, jumbo, and of an IP packet.
 const SIZES: [usize; 5] = [64, 256, 1514, 9000, 65_536];
+/// Bytes of an IPv4 header without options.
+const IP_HEADER: usize = 20;
 /// Buffers of a guest, and bytes in each.
 const BUFFERS: usize = 256;
 const BUFFER: usize = 2048;
@@ -70,8 +72,11 @@ fn main() {
     for size in SIZES {
         show(&format!("copy: {size} bytes"), &|| copies(size));
     }
-    let sized = |run: fn(usize) -> Run| SIZES.map(|size| (format!("{size} bytes"), run(size)));
-    show("checksum: bytes", &|| sized(checksum).into());
+    show("checksum: bytes", &|| {
+        let sizes = [IP_HEADER].into_iter().chain(SIZES);
+        let runs = sizes.map(|size| (format!("{size} bytes"), checksum(size)));
+        runs.collect()
+    });
     show(
         "segment: a frame of 1514 bytes out of a larger one",
         &|| {
@@ -96,6 +101,9 @@ fn classify() -> Vec<(String, Run)> {
     let plain = Frame::plain(mac(1), mac(0), HEAD);
     let tagged = plain.clone().tagged(5);
     let large = Frame::tso(mac(1), mac(0), 9000);
+    let mut ipv6 = plain.clone();
+    // TCP, with all that follows the header of 40 bytes as its length.
+    ipv6.bytes[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, HEAD as u8 - 54, 6, 64]);
     let parse = |frame: &Frame| {
         let bytes = frame.bytes[..HEAD].to_vec();
         repeated(move || ethernet::parse(black_box(&bytes)))
@@ -107,7 +115,11 @@ fn classify() -> Vec<(String, Run)> {
             header.check(len, &mut bytes, Origin::Guest)
         })
     };
-    let flow = large.bytes[..HEAD].to_vec();
+    let flow = |frame: &Frame| {
+        let bytes = frame.bytes[..HEAD].to_vec();
+        repeated(move || flow_hash(black_box(&bytes)))
+    };
+    let twice = |frame: &Frame| frame.clone().tagged(5).tagged(6);
     let (retagged, mut out) = (tagged.bytes.clone(), [0; HEAD + 4]);
     let action = TagAction {
         pop: true,
@@ -118,7 +130,10 @@ fn classify() -> Vec<(String, Run)> {
         ("addresses and a tag", parse(&tagged)),
         ("virtio-net header", check(&plain)),
         ("virtio-net header of a TCP segment", check(&large)),
-        ("flow", repeated(move || flow_hash(black_box(&flow)))),
+        ("flow", flow(&large)),
+        ("flow, two tags", flow(&twice(&large))),
+        ("flow, IPv6", flow(&ipv6)),
+        ("flow, IPv6 and two tags", flow(&twice(&ipv6))),
         (
             "another tag",
             repeated(move || action.apply(&retagged[..HEAD], &mut out)),

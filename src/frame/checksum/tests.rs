@@ -152,26 +152,3 @@ proptest! {
         prop_assert_eq!(complete_checksum(&mut frame, &header).is_ok(), end <= frame.len());
     }
 }
-
-/// Run with `cargo test --release --lib frame::checksum -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    use std::hint::black_box;
-    let bytes = super::super::testing::payload(70_000);
-    let time = |len: u32, sum: fn(&[u8]) -> u16| {
-        let rounds = 20_000_000 / (len + 100);
-        let start = std::time::Instant::now();
-        for _ in 0..rounds {
-            black_box(sum(black_box(&bytes[3..3 + len as usize])));
-        }
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds)
-    };
-    for len in [20, 64, 576, 1448, 9000, 65_000] {
-        let (fast, naive) = (
-            time(len, |bytes| Sum::of(bytes).finish()),
-            time(len, naive_sum),
-        );
-        println!("{len:6} bytes: {fast:8.1} ns, naive {naive:8.1} ns");
-    }
-}

@@ -207,20 +207,3 @@ proptest! {
         flow_hash(&bytes);
     }
 }
-
-/// Run with `cargo test --release --lib frame::flow -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    use std::hint::black_box;
-    for (v6, tags) in [(false, 0), (false, 2), (true, 0), (true, 2)] {
-        let frame = Packet::new(v6, false, 60).tagged(tags).partial();
-        let rounds = 10_000_000;
-        let start = std::time::Instant::now();
-        for _ in 0..rounds {
-            black_box(flow_hash(black_box(&frame[..100])));
-        }
-        let ns = start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds);
-        println!("v6 {v6}, {tags} tags: {ns:.1} ns");
-    }
-}

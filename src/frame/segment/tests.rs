@@ -256,25 +256,3 @@ proptest! {
         }
     }
 }
-
-/// Run with `cargo test --release --lib frame::segment -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let packet = Packet::new(false, false, 64_000);
-    let (frame, header) = (packet.partial(), packet.gso(1448));
-    let mut out = vec![0; 2000];
-    let (rounds, mut count) = (5000, 0_u32);
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        let mut segmenter = Segmenter::new(&frame, &header, &mut out).unwrap();
-        while let Some(segment) = segmenter.next() {
-            count += u32::from(!std::hint::black_box(segment).is_empty());
-        }
-    }
-    let ns = start.elapsed().as_secs_f64() * 1e9;
-    println!(
-        "{:.0} ns for each segment of 1448 bytes",
-        ns / f64::from(count)
-    );
-}
