@@ -109,18 +109,11 @@ pub fn vid(value: i64, at: Span, faults: &mut Faults) -> Option<Vid> {
 
 /// The address of a station: neither a group's nor zero.
 pub fn station(text: &str, at: Span, faults: &mut Faults) -> Option<Mac> {
-    let mac = address(text, at.clone(), faults)?;
+    let mac = destination(text, at.clone(), faults)?;
     if mac.is_group() {
         faults.push(
             Fault::at(at, format!("{mac} is a group address"))
                 .help("the first octet of a station's address is even"),
-        );
-        return None;
-    }
-    if mac.is_zero() {
-        faults.push(
-            Fault::at(at, "the zero address belongs to nobody")
-                .help("a locally administered address is one such as 52:54:00:00:00:01"),
         );
         return None;
     }
