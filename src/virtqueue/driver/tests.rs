@@ -86,6 +86,22 @@ struct Case {
 }
 
 impl Case {
+    /// A transmit queue, and who serves it.
+    fn tx(&self) -> (TxQueue, Box<dyn Device>) {
+        let memory = memory();
+        let queue = TxQueue::new(&memory, &self.options, self.features).unwrap();
+        let device = self.device(&memory, queue.layout(), Role::Tx);
+        (queue, device)
+    }
+
+    /// A receive queue, and who serves it.
+    fn rx(&self) -> (RxQueue, Box<dyn Device>) {
+        let memory = memory();
+        let queue = RxQueue::new(&memory, &self.options, self.features).unwrap();
+        let device = self.device(&memory, queue.layout(), Role::Rx);
+        (queue, device)
+    }
+
     fn device(
         &self,
         memory: &Arc<DriverMemory>,

@@ -40,12 +40,7 @@ fn every_case(mut check: impl FnMut(Case)) {
 #[test]
 fn what_is_sent_arrives_and_buffers_come_back() {
     every_case(|case| {
-        let Case {
-            features, options, ..
-        } = case;
-        let memory = memory();
-        let mut tx = TxQueue::new(&memory, &options, features).unwrap();
-        let mut device = case.device(&memory, tx.layout(), Role::Tx);
+        let (mut tx, mut device) = case.tx();
         // Enough rounds for the ring to wrap often, with bursts of changing length.
         for round in 0..60u8 {
             let mut sent = Vec::new();
@@ -73,12 +68,7 @@ fn what_is_sent_arrives_and_buffers_come_back() {
 #[test]
 fn a_full_queue_says_so_and_recovers() {
     every_case(|case| {
-        let Case {
-            features, options, ..
-        } = case;
-        let memory = memory();
-        let mut tx = TxQueue::new(&memory, &options, features).unwrap();
-        let mut device = case.device(&memory, tx.layout(), Role::Tx);
+        let (mut tx, mut device) = case.tx();
         let bytes = frame(200, 1);
         let fill = |tx: &mut TxQueue| {
             let mut count = 0;
@@ -89,7 +79,7 @@ fn a_full_queue_says_so_and_recovers() {
             count
         };
         let first = fill(&mut tx);
-        let expected = match (options.indirect, options.layout) {
+        let expected = match (case.options.indirect, case.options.layout) {
             (false, Layout::HeaderApart) => 8,
             (false, Layout::Pieces(7)) => 2,
             _ => 11,
@@ -103,17 +93,12 @@ fn a_full_queue_says_so_and_recovers() {
 #[test]
 fn frames_are_received_whole_in_one_or_several_buffers() {
     every_case(|case| {
-        let Case {
-            features, options, ..
-        } = case;
-        let memory = memory();
-        let mut rx = RxQueue::new(&memory, &options, features).unwrap();
-        let mut device = case.device(&memory, rx.layout(), Role::Rx);
+        let (mut rx, mut device) = case.rx();
         let mut got = Vec::new();
         for round in 0..60u8 {
             rx.refill();
             rx.kick().unwrap();
-            let most = if features.mergeable { 600 } else { 288 };
+            let most = if case.features.mergeable { 600 } else { 288 };
             let bytes = frame(1 + usize::from(round) * 37 % most, round);
             if !device.fill(&[&header(round)[..], &bytes].concat()) {
                 assert!(bytes.len() > 288 && rx.outstanding() < 3, "{case:?}");
@@ -135,24 +120,19 @@ fn frames_are_received_whole_in_one_or_several_buffers() {
 fn a_legacy_header_has_ten_bytes() {
     let mut legacy = features(0);
     legacy.header_len = 10;
-    let memory = memory();
-    let options = QueueOptions {
-        layout: Layout::HeaderApart,
-        ..QueueOptions::default()
+    let case = Case {
+        features: legacy,
+        options: QueueOptions {
+            layout: Layout::HeaderApart,
+            ..QueueOptions::default()
+        },
+        own: false,
     };
-    let mut tx = TxQueue::new(&memory, &options, legacy).unwrap();
+    let (mut tx, mut device) = case.tx();
     tx.send(&header(1), &frame(60, 2)).unwrap();
     tx.kick().unwrap();
     let expected = [&header(1)[..10], &frame(60, 2)].concat();
-    let case = Case {
-        features: legacy,
-        options,
-        own: false,
-    };
-    assert_eq!(
-        case.device(&memory, tx.layout(), Role::Tx).take(false),
-        [expected]
-    );
+    assert_eq!(device.take(false), [expected]);
 }
 
 #[test]
@@ -205,12 +185,7 @@ fn impossible_queues_are_refused() {
 #[test]
 fn the_device_is_kicked_as_it_wishes() {
     every_case(|case| {
-        let Case {
-            features, options, ..
-        } = case;
-        let memory = memory();
-        let mut tx = TxQueue::new(&memory, &options, features).unwrap();
-        let mut device = case.device(&memory, tx.layout(), Role::Tx);
+        let (mut tx, mut device) = case.tx();
         let burst = |tx: &mut TxQueue, n| {
             for _ in 0..n {
                 tx.send(&header(0), &[1; 20]).unwrap();
@@ -235,12 +210,7 @@ fn the_device_is_kicked_as_it_wishes() {
 #[test]
 fn the_driver_is_called_only_while_it_waits() {
     every_case(|case| {
-        let Case {
-            features, options, ..
-        } = case;
-        let memory = memory();
-        let mut rx = RxQueue::new(&memory, &options, features).unwrap();
-        let mut device = case.device(&memory, rx.layout(), Role::Rx);
+        let (mut rx, mut device) = case.rx();
         let mut got = Vec::new();
         for round in 0..100u8 {
             rx.refill();
@@ -333,14 +303,12 @@ fn what_a_bad_device_writes_is_an_error() {
 
 #[test]
 fn a_frame_in_several_places_is_sent_as_one() {
-    let memory = memory();
-    let mut tx = TxQueue::new(&memory, &QueueOptions::default(), features(0)).unwrap();
     let case = Case {
         features: features(0),
         options: QueueOptions::default(),
         own: true,
     };
-    let mut device = case.device(&memory, tx.layout(), Role::Tx);
+    let (mut tx, mut device) = case.tx();
     let (header, head) = (header(3), frame(90, 5));
     let whole = Gather {
         header: &header,
@@ -371,20 +339,17 @@ fn a_frame_in_several_places_is_sent_as_one() {
 #[test]
 fn a_frame_that_is_too_long_for_its_place_is_cut_off() {
     for bits in [MERGEABLE, MERGEABLE | PACKED] {
-        let memory = memory();
-        let options = QueueOptions {
-            size: 16,
-            buffers: 16,
-            buffer_len: 64,
-            ..QueueOptions::default()
-        };
         let case = Case {
             features: features(bits),
-            options,
+            options: QueueOptions {
+                size: 16,
+                buffers: 16,
+                buffer_len: 64,
+                ..QueueOptions::default()
+            },
             own: true,
         };
-        let mut rx = RxQueue::new(&memory, &options, case.features).unwrap();
-        let mut device = case.device(&memory, rx.layout(), Role::Rx);
+        let (mut rx, mut device) = case.rx();
         let mut out = [0; 200];
         for len in [1, 60, 187, 188, 189, 300] {
             rx.refill();
