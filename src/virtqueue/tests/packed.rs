@@ -23,6 +23,29 @@ fn post(guest: &mut PackedGuest, id: u16) {
     guest.post(id, &[(DATA + u64::from(id) * 64, 64, 0)]);
 }
 
+/// Posts a chain of `len` parts, or of as many as the ring holds, under the next id, if there is room. The first has
+/// `first` bytes and each of the others seven more.
+fn post_chain(
+    guest: &mut PackedGuest,
+    ids: &mut Vec<u16>,
+    (len, indirect): (usize, bool),
+    (first, flags): (u32, u16),
+) -> Option<(u16, Vec<Part>)> {
+    let len = len.min(guest.guest.config.size.into());
+    let slots = if indirect { 1 } else { len };
+    let id = ids.pop_if(|_| slots <= usize::from(guest.free))?;
+    let at = |i: usize| DATA + u64::from(id) * 1000 + i as u64 * 100;
+    let parts: Vec<Part> = (0..len)
+        .map(|i| (at(i), first + i as u32 * 7, flags))
+        .collect();
+    if indirect {
+        guest.post_indirect(id, DATA + 0x10_0000 + u64::from(id) * 128, &parts);
+    } else {
+        guest.post(id, &parts);
+    }
+    Some((id, parts))
+}
+
 #[test]
 fn chains_of_every_kind() {
     let mut guest = PackedGuest::new(8, |_| {});
@@ -123,19 +146,9 @@ proptest! {
         let mut ids: Vec<u16> = (100..200).collect();
         for (bursts, take, order) in rounds {
             for (len, indirect) in bursts {
-                let len = len.min(usize::from(size));
-                let slots = if indirect { 1 } else { len };
-                let Some(&id) = ids.last().filter(|_| slots <= usize::from(guest.free)) else {
+                let Some((id, parts)) = post_chain(&mut guest, &mut ids, (len, indirect), (1, 0)) else {
                     continue;
                 };
-                ids.pop();
-                let at = |i: usize| DATA + u64::from(id) * 1000 + i as u64 * 100;
-                let parts: Vec<Part> = (0..len).map(|i| (at(i), 1 + i as u32 * 7, 0)).collect();
-                if indirect {
-                    guest.post_indirect(id, DATA + 0x10_0000 + u64::from(id) * 128, &parts);
-                } else {
-                    guest.post(id, &parts);
-                }
                 posted.push_back((id, parts.iter().map(|p| (p.0, p.1 as usize)).collect()));
             }
             let mut batch = TxBatch::new();
@@ -189,19 +202,9 @@ proptest! {
         let mut ids: Vec<u16> = (100..200).collect();
         for (bursts, wants, cancel) in rounds {
             for (len, indirect) in bursts {
-                let len = len.min(usize::from(size));
-                let slots = if indirect { 1 } else { len };
-                let Some(&id) = ids.last().filter(|_| slots <= usize::from(guest.free)) else {
+                let Some((id, parts)) = post_chain(&mut guest, &mut ids, (len, indirect), (50, WRITE)) else {
                     continue;
                 };
-                ids.pop();
-                let at = |i: usize| DATA + u64::from(id) * 1000 + i as u64 * 100;
-                let parts: Vec<Part> = (0..len).map(|i| (at(i), 50 + i as u32 * 7, WRITE)).collect();
-                if indirect {
-                    guest.post_indirect(id, DATA + 0x10_0000 + u64::from(id) * 128, &parts);
-                } else {
-                    guest.post(id, &parts);
-                }
                 posted.push_back((id, parts.iter().map(|p| p.1).sum()));
             }
             let mut batch = RxBatch::new();
