@@ -326,21 +326,26 @@ fn service_tags_go_around_offloaded_frames() {
             (Packet::new(false, true, 5000), UDP_L4),
             (Packet::new(false, true, 500), 0),
         ] {
-            let mss = if gso_type == 0 { 0 } else { 1400 };
             let packet = packet.tagged(&inner);
             let outer = packet.clone().tagged(&[&[(S, 100)], &inner[..]].concat());
             // From inside: popped again or with one tag more.
-            net.at("s")
-                .send_with_header(0, &packet.header(gso_type, mss), &packet.partial());
-            check_all(
+            send_and_check(
                 &mut net,
                 gso_type,
-                mss,
+                &packet,
                 &[("inner", &packet), ("outer", &outer)],
             );
         }
     }
     net.evb.stop();
+}
+
+/// Sends a frame whose segments, if it has any, hold 1,400 bytes each, and checks its copies.
+fn send_and_check(net: &mut Net, gso_type: u8, sent: &Packet, ports: &[(&str, &Packet)]) {
+    let mss = if gso_type == 0 { 0 } else { 1400 };
+    net.at("s")
+        .send_with_header(0, &sent.header(gso_type, mss), &sent.partial());
+    check_all(net, gso_type, mss, ports);
 }
 
 /// The copies for ports `a-…` are whole and those for `n-…` complete.
@@ -381,14 +386,11 @@ fn tags_come_off_offloaded_frames_of_a_trunk() {
         (Packet::new(true, true, 5000), UDP_L4),
         (Packet::new(false, false, 500), 0),
     ] {
-        let mss = if gso_type == 0 { 0 } else { 1400 };
         let tagged = packet.clone().tagged(&[(C, 0x200a)]);
-        net.at("s")
-            .send_with_header(0, &tagged.header(gso_type, mss), &tagged.partial());
-        check_all(
+        send_and_check(
             &mut net,
             gso_type,
-            mss,
+            &tagged,
             &[("access", &packet), ("trunk", &tagged)],
         );
     }
@@ -421,14 +423,11 @@ b = { relay = \"flat\" }
         (Packet::new(false, true, 5000), UDP_L4),
         (Packet::new(false, false, 700), 0),
     ] {
-        let mss = if gso_type == 0 { 0 } else { 1400 };
         let double = packet.clone().tagged(&[(S, 100), (C, 10)]);
-        net.at("s")
-            .send_with_header(0, &packet.header(gso_type, mss), &packet.partial());
-        check_all(
+        send_and_check(
             &mut net,
             gso_type,
-            mss,
+            &packet,
             &[("flat", &packet), ("service", &double)],
         );
     }
