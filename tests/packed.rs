@@ -11,6 +11,7 @@ use evb::virtqueue::driver::{DriverMemory, Layout, SendError};
 use support::evb::bridge_config;
 use support::guest::{
     EVENT_IDX, FIRMWARE, IN_ORDER, INDIRECT, MODERN, MRG_RXBUF, RING_PACKED, VERSION_1, connect,
+    talk,
 };
 use support::{BROADCAST, DirtyLog, Evb, Guest, GuestOptions, eth, eventually, mac, silence};
 
@@ -42,28 +43,6 @@ fn variants() -> Vec<GuestOptions> {
         variants.push(options);
     }
     variants
-}
-
-/// Frames cross both ways.
-fn talk(a: &mut Guest, b: &mut Guest, number: u32) {
-    let there = eth(b.mac, a.mac).number(number).bytes();
-    a.send(&there);
-    b.expect_frame(&there);
-    let back = eth(a.mac, b.mac).number(!number).bytes();
-    b.send(&back);
-    a.expect_frame(&back);
-}
-
-fn hang_up(guest: &Guest) {
-    let both = std::net::Shutdown::Both;
-    guest.front_end.stream().shutdown(both).unwrap();
-}
-
-/// Comes back over another connection, as the machine of a guest that has noticed nothing.
-fn reconnect(guest: &mut Guest, evb_path: &std::path::Path) {
-    let resumed = guest.resumed();
-    hang_up(guest);
-    guest.resume(connect(evb_path, &resumed));
 }
 
 /// A daemon whose state is on a tmpfs, which the directory of its sockets need not be.
@@ -187,11 +166,12 @@ fn connections_come_and_go_in_both_roles() {
         let mut b = Guest::accept(&listener, 2, options);
         for round in 0..70 {
             talk(&mut a, &mut b, round);
-            reconnect(&mut a, &path);
+            a.hang_up();
+            a.reconnect(&path);
             // The daemon pauses before it tries again.
             if round % 10 == 0 {
                 let resumed = b.resumed();
-                hang_up(&b);
+                b.hang_up();
                 b.resume(listener.accept(resumed).unwrap());
             }
         }
@@ -207,13 +187,12 @@ fn frames_posted_while_the_daemon_is_away_are_not_lost() {
         let mut b = evb.guest_with("p1", 2, options);
         talk(&mut a, &mut b, 0);
         for round in 1..20 {
-            let resumed = a.resumed();
-            hang_up(&a);
+            a.hang_up();
             let frames: Vec<_> = (0..10)
                 .map(|n| eth(mac(2), mac(1)).number(100 * round + n).bytes())
                 .collect();
             a.send_burst(0, frames.iter().map(Vec::as_slice));
-            a.resume(connect(&evb.path("p0.sock"), &resumed));
+            a.reconnect(&evb.path("p0.sock"));
             for frame in &frames {
                 b.expect_frame(frame);
             }
@@ -242,8 +221,7 @@ fn a_daemon_that_is_killed_leaves_the_positions_behind() {
             assert_eq!(place.files(), ["p0.positions", "p1.positions"]);
             evb = place.start(2);
             for (guest, port) in [(&mut a, "p0"), (&mut b, "p1")] {
-                let resumed = guest.resumed();
-                guest.resume(connect(&place.socket(port), &resumed));
+                guest.reconnect(&place.socket(port));
             }
         }
         talk(&mut a, &mut b, 9999);
@@ -304,8 +282,7 @@ fn killed_under_load() {
             evb = place.start(2);
             // The receiver first, so that nothing has nowhere to go.
             for (guest, port) in [(&mut b, "p1"), (&mut a, "p0")] {
-                let resumed = guest.resumed();
-                guest.resume(connect(&place.socket(port), &resumed));
+                guest.reconnect(&place.socket(port));
             }
             a.drain(0);
             // Its ring may be full, which leaves no room for what comes now.
@@ -327,8 +304,7 @@ fn without_positions_a_port_stays_down_until_the_guest_resets() {
     evb.crash();
     fs::remove_file(place.state.path().join("p1.positions")).unwrap();
     let evb = place.start(2);
-    let resumed = a.resumed();
-    a.resume(connect(&place.socket("p0"), &resumed));
+    a.reconnect(&place.socket("p0"));
     let mark = evb.log_mark();
     let resumed = b.resumed();
     b.adopt(connect(&place.socket("p1"), &resumed));
@@ -373,14 +349,12 @@ fn a_guest_that_was_reset_while_the_daemon_was_away_starts_anew() {
         }
         evb.crash();
         evb = place.start(2);
-        let resumed = a.resumed();
-        a.resume(connect(&place.socket("p0"), &resumed));
+        a.reconnect(&place.socket("p0"));
         // The rings are in the same place, and new.
         let layouts = [b.rx[0].layout(), b.tx[0].layout()];
         b.reset();
         assert_eq!([b.rx[0].layout(), b.tx[0].layout()], layouts);
-        let resumed = b.resumed();
-        b.resume(connect(&place.socket("p1"), &resumed));
+        b.reconnect(&place.socket("p1"));
     }
     evb.stop();
 }
@@ -395,7 +369,8 @@ fn where_no_file_can_be_the_daemon_says_so_and_reconnects_work() {
     evb.expect_complaint(0, "p1", &["missing", "state", "tmpfs"]);
     for round in 0..20 {
         talk(&mut a, &mut b, round);
-        reconnect(&mut b, &evb.path("p1.sock"));
+        b.hang_up();
+        b.reconnect(&evb.path("p1.sock"));
     }
     evb.stop();
 }

@@ -9,21 +9,12 @@ use evb::virtqueue::driver::{DriverMemory, Layout, RegionSpec};
 use support::evb::bridge_config;
 use support::guest::{
     EVENT_IDX, FIRMWARE, IN_ORDER, INDIRECT, MODERN, MRG_RXBUF, RING_PACKED, VERSION_1, connect,
+    talk,
 };
 use support::ring::RawRing;
 use support::{BROADCAST, DirtyLog, Evb, Guest, GuestOptions, eth, eventually, mac, silence};
 
 const ORDERS: [Order; 2] = [Order::Qemu, Order::CloudHypervisor];
-
-/// Frames cross both ways.
-fn talk(a: &mut Guest, b: &mut Guest, number: u32) {
-    let there = eth(b.mac, a.mac).number(number).bytes();
-    a.send(&there);
-    b.expect_frame(&there);
-    let back = eth(a.mac, b.mac).number(!number).bytes();
-    b.send(&back);
-    a.expect_frame(&back);
-}
 
 #[test]
 fn both_orders_work_with_every_feature_set() {
@@ -410,9 +401,8 @@ fn a_port_reconnects_hundreds_of_times_as_server() {
             drop(b);
             b = evb.guest_with("p1", 2, GuestOptions::order(ORDERS[round as usize / 2 % 2]));
         } else {
-            let resumed = b.resumed();
-            hang_up(&b);
-            b.resume(connect(&path, &resumed));
+            b.hang_up();
+            b.reconnect(&path);
         }
     }
     drop(b);
@@ -440,20 +430,12 @@ fn a_port_reconnects_hundreds_of_times_as_client() {
             b = Guest::accept(&listener, 2, GuestOptions::default());
         } else {
             let resumed = b.resumed();
-            hang_up(&b);
+            b.hang_up();
             b.resume(listener.accept(resumed).unwrap());
         }
     }
     evb.assert_alive();
     evb.stop();
-}
-
-fn hang_up(guest: &Guest) {
-    guest
-        .front_end
-        .stream()
-        .shutdown(std::net::Shutdown::Both)
-        .unwrap();
 }
 
 #[test]
@@ -464,14 +446,13 @@ fn frames_posted_while_the_daemon_is_away_are_not_lost() {
     let path = evb.path("p0.sock");
     talk(&mut a, &mut b, 0);
     for round in 1..20 {
-        let resumed = a.resumed();
-        hang_up(&a);
+        a.hang_up();
         let frames: Vec<_> = (0..10)
             .map(|n| eth(mac(2), mac(1)).number(100 * round + n).bytes())
             .collect();
         // The daemon may take some of these before it notices; none may be lost or come twice.
         a.send_burst(0, frames.iter().map(Vec::as_slice));
-        a.resume(connect(&path, &resumed));
+        a.reconnect(&path);
         for frame in &frames {
             b.expect_frame(frame);
         }

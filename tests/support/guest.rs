@@ -430,6 +430,18 @@ impl Guest {
         self.start().unwrap();
     }
 
+    /// Carries on like that over another connection to a back end that listens.
+    pub fn reconnect(&mut self, path: &Path) {
+        let resumed = self.resumed();
+        self.resume(connect(path, &resumed));
+    }
+
+    /// Ends the connection without a word.
+    pub fn hang_up(&self) {
+        let both = std::net::Shutdown::Both;
+        self.front_end.stream().shutdown(both).unwrap();
+    }
+
     /// Says what there is to say over another connection, and starts nothing.
     pub fn adopt(&mut self, front_end: FrontEnd) {
         if self.front_end.features() & RING_PACKED == 0 {
@@ -463,6 +475,16 @@ fn queues(
         .map(|_| TxQueue::new(memory, &options.queue, features).unwrap())
         .collect();
     (rx, tx)
+}
+
+/// Frames cross both ways.
+pub fn talk(a: &mut Guest, b: &mut Guest, number: u32) {
+    let there = eth(b.mac, a.mac).number(number).bytes();
+    a.send(&there);
+    b.expect_frame(&there);
+    let back = eth(a.mac, b.mac).number(!number).bytes();
+    b.send(&back);
+    a.expect_frame(&back);
 }
 
 /// Asserts that none of `quiet` got a frame from whatever was sent before.
