@@ -6,7 +6,7 @@ use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::str::Chars;
 
-/// The rooms by floor, from the ground up. `stats` has half a floor to itself: `frame` names drop reasons.
+/// The rooms by floor, from the ground up. `stats` has a floor to itself: `frame` names drop reasons.
 const FLOORS: &[&[&str]] = &[
     &["sys"],
     &["stats"],
