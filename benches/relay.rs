@@ -7,6 +7,10 @@
 // Numbers are far below 2^52.
 #![allow(clippy::cast_precision_loss)]
 
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/guests.rs"]
+mod guests;
 #[path = "common/measure.rs"]
 mod measure;
 #[path = "common/relays.rs"]
@@ -16,7 +20,11 @@ use std::array;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use evb::frame::offloads::Offloads;
+use evb::relay::{Fdb, MacPolicy, Mode, PortConfig, RelayConfig, VlanConfig};
 use evb::stats::VlanCounters;
+use frames::{Frame, mac};
+use guests::{FORMATS, Scene, Stage};
 use measure::{Run, series, timed};
 use relays::{NOBODY, Net, Size};
 
@@ -81,6 +89,7 @@ fn main() {
         refresh(size(2, 0, n))
     });
     named("learn, entries to be", &entries[1..], &|n| learn(n));
+    named("learn, in a worker, entries to be", &entries[1..], &teach);
     named("count, VLANs", &[1, 64, 4094], &|n| count(n as u16));
 }
 
@@ -126,15 +135,80 @@ fn learn(entries: u64) -> Run {
             net.fdb().flush(net.now, |_| true);
         }
         let mut time = Duration::ZERO;
-        for number in (first..first + batch).step_by(BURST) {
-            let burst: [_; BURST] = array::from_fn(|n| net.frame(NOBODY, number + n as u64));
-            let start = Instant::now();
-            net.forward_all(&burst);
-            time += start.elapsed();
+        for number in (first..first + batch).step_by(2 * BURST) {
+            // Addresses with numbers that are even are at one port, the others at the other.
+            for port in 0..2 {
+                let nth = |n| number + port + 2 * n as u64;
+                let burst: [_; BURST] = array::from_fn(|n| net.frame(NOBODY, nth(n)));
+                let start = Instant::now();
+                net.forward_all(&burst);
+                time += start.elapsed();
+            }
         }
         first = (first + batch) % entries;
         (batch as usize, time)
     })
+}
+
+/// The same in a worker, with everything else that it does for a frame: a guest sends to another one from addresses
+/// that are new.
+fn teach(entries: u64) -> Run {
+    // Those of the guests themselves are there already.
+    let max_entries = entries as u32 + 2;
+    let port = || PortConfig {
+        mac_policy: MacPolicy::Trusted { limit: max_entries },
+        ..PortConfig::local(Mode::Bridge, VlanConfig::Flat, Vec::new())
+    };
+    let scene = Scene {
+        relay: RelayConfig {
+            max_entries,
+            ..RelayConfig::default()
+        },
+        ports: vec![port(), port()],
+        accepts: Offloads::NONE,
+        tagged: None,
+        sender: 0,
+        burst: vec![Frame::plain(mac(1), mac(0), 64); BURST],
+        received: vec![(1, BURST)],
+    };
+    let mut stage = Stage::new(scene, FORMATS[0].1);
+    let known = stage.fdb().len();
+    let batch = entries.min(FRAMES as u64);
+    let mut first = 0;
+    Box::new(move || {
+        if first == 0 {
+            forget(stage.fdb());
+        }
+        let mut time = Duration::ZERO;
+        for number in (first..first + batch).step_by(BURST) {
+            for (frame, number) in stage.burst.iter_mut().zip(number..) {
+                frame.bytes[6..12].copy_from_slice(&source(number));
+            }
+            stage.send();
+            let start = Instant::now();
+            stage.worker().pass();
+            time += start.elapsed();
+            stage.receive();
+        }
+        assert_eq!(
+            stage.fdb().len() - known,
+            (first + batch) as usize,
+            "new addresses"
+        );
+        first = (first + batch) % entries;
+        (batch as usize, time)
+    })
+}
+
+/// An address that no guest has.
+fn source(number: u64) -> [u8; 6] {
+    let [.., a, b, c, d] = number.to_be_bytes();
+    [2, 1, a, b, c, d]
+}
+
+/// Forgets all addresses but those of the guests.
+fn forget(fdb: &Fdb) {
+    fdb.flush(0, |entry| entry.mac.octets()[1] != 0);
 }
 
 /// Counts a frame in and out, in one VLAN after the other.

@@ -49,8 +49,10 @@ pub struct Scene {
 pub struct Stage {
     worker: Manual,
     guests: Vec<Guest>,
+    relay: Arc<Relay>,
     sender: usize,
-    burst: Vec<Frame>,
+    /// What the sender sends each time.
+    pub burst: Vec<Frame>,
     expected: Vec<usize>,
     scratch: Vec<u8>,
 }
@@ -65,7 +67,10 @@ impl Stage {
         let guest = |_| Guest::new(features, largest, scene.accepts);
         let guests: Vec<_> = (0..count).map(guest).collect();
         let worker = Manual::new(100_000, |event| panic!("{event:?}")).expect("descriptors");
-        worker.publish(snapshot(scene.relay, scene.ports, &guests, &vec![0; count]));
+        let snapshot = snapshot(scene.relay, scene.ports, &guests, &vec![0; count]);
+        let view = snapshot.relays[0].as_ref().expect("one relay");
+        let relay = Arc::clone(&view.relay);
+        worker.publish(snapshot);
         let mut expected = vec![0; count];
         let tagged = scene.tagged;
         for (guest, frames) in scene.received {
@@ -74,6 +79,7 @@ impl Stage {
         let mut stage = Self {
             worker,
             guests,
+            relay,
             sender: scene.sender,
             burst: scene.burst,
             expected,
@@ -97,6 +103,11 @@ impl Stage {
     pub fn send(&mut self) -> usize {
         self.guests[self.sender].send(&self.burst);
         self.burst.len()
+    }
+
+    /// What the relay has learned.
+    pub fn fdb(&self) -> &Fdb {
+        self.relay.fdb()
     }
 
     /// The worker, for one pass.
