@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 pub use entry::{Entry, EntryKind};
 use entry::{Value, entry_key};
 use seats::Seats;
+pub(super) use table::Expected;
 use table::{Bound, Place, Table};
 
 use super::Seconds;
@@ -176,14 +177,14 @@ impl Fdb {
 
     /// Hints that `mac` is about to be looked up.
     #[inline]
-    pub(super) fn expect(&self, fid: Fid, mac: Mac) {
-        self.table.prefetch(entry_key(fid, mac));
+    pub(super) fn expect(&self, fid: Fid, mac: Mac) -> Expected {
+        self.table.prefetch(entry_key(fid, mac))
     }
 
     /// The same again, some time later, for what is not where most are: an address that is new is nowhere.
     #[inline]
-    pub(super) fn expect_farther(&self, fid: Fid, mac: Mac) {
-        self.table.prefetch_farther(entry_key(fid, mac));
+    pub(super) fn expect_farther(&self, expected: Expected) {
+        self.table.prefetch_farther(expected);
     }
 
     /// Where `mac` is in this FID.

@@ -50,6 +50,13 @@ pub struct Table {
     locks: Box<[Mutex<()>]>,
 }
 
+/// A key that is about to be looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    key: u64,
+    hash: u64,
+}
+
 /// Where an entry is: the lane, counted over all buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u32);
@@ -117,15 +124,16 @@ impl Table {
 
     /// Hints that a key is about to be looked for.
     #[inline]
-    pub fn prefetch(&self, key: u64) {
-        let home = self.home(self.hash(key));
-        self.line(home).prefetch();
+    pub fn prefetch(&self, key: u64) -> Expected {
+        let hash = self.hash(key);
+        self.line(self.home(hash)).prefetch();
+        Expected { key, hash }
     }
 
     /// The same for the other places that it may be in, if it is not in the one that [`Table::prefetch`] has fetched.
     #[inline]
-    pub fn prefetch_farther(&self, key: u64) {
-        let hash = self.hash(key);
+    pub fn prefetch_farther(&self, expected: Expected) {
+        let Expected { key, hash } = expected;
         if self.key(self.home(hash)).load(Ordering::Relaxed) != key {
             let first = self.first_bucket(hash);
             for bucket in [first, self.second_bucket(hash, first)] {
