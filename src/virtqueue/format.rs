@@ -68,6 +68,9 @@ pub(super) trait Format {
     /// that.
     fn single<const WRITE: bool>(&self, cursor: Cursor, ahead: u16) -> Option<Single>;
 
+    /// Whether the ring looks as it does while no chain is available at the next spot to take.
+    fn is_silent(&self, at: Spot) -> bool;
+
     /// Whether a chain is available at the cursor.
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError>;
 
@@ -319,7 +322,7 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
 
 /// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
-fn prefetch<const WRITE: bool>(ptr: *mut u8) {
+pub(super) fn prefetch<const WRITE: bool>(ptr: *mut u8) {
     cache::prefetch::<WRITE>(ptr);
     cache::prefetch::<WRITE>(ptr.wrapping_add(64));
 }

@@ -56,4 +56,4 @@ pub use ring::{MAX_HEADER, MAX_QUEUE_SIZE, ResumeAt, RingConfig, RingFeatures, f
 pub use rx::{Reserved, RxRing};
 pub use sigbus::{install_sigbus_handler, sigbus_count};
 pub use sum::sum;
-pub use tx::{Chain, MAX_BATCH, TxBatch, TxGuard, TxRing};
+pub use tx::{Chain, MAX_BATCH, Silence, TxBatch, TxGuard, TxRing};

@@ -467,10 +467,14 @@ impl Format for Packed {
         })
     }
 
+    #[inline]
+    fn is_silent(&self, at: Spot) -> bool {
+        let flags = u16::from_le(self.flags(at.index).load(Ordering::Acquire));
+        !is_available(flags, at.wrap)
+    }
+
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
-        let Spot { index, wrap } = cursor.spot;
-        let flags = u16::from_le(self.flags(index).load(Ordering::Acquire));
-        Ok(is_available(flags, wrap))
+        Ok(!self.is_silent(cursor.spot))
     }
 
     #[inline]

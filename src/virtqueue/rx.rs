@@ -19,7 +19,7 @@ use super::batch::{Buffers, Chains, Held as Reservation, RxBatch, RxChain};
 use super::copy::{self, Gather, Segment};
 use super::dirty::DirtyLog;
 use super::error::RingError;
-use super::format::{Cursor, Format, Single, Sink, Spot, Take, Used};
+use super::format::{Cursor, Format, Single, Sink, Spot, Take, Used, prefetch};
 use super::iovec::{self, Scatter};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
@@ -27,7 +27,6 @@ use super::order::Order;
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, RingFeatures, Window, with_format};
 use super::sum;
 use crate::frame::checksum::Sum;
-use crate::sys::cache;
 
 /// What a call of [`RxRing::reserve`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -343,7 +342,7 @@ impl RxRing {
             && let Some(Single { addr, len, .. }) = format.single::<true>(next, 0)
             && let Some(buffer) = Lookup::new(&self.window.memory, hint).find_here(addr, len)
         {
-            cache::prefetch::<true>(buffer);
+            prefetch::<true>(buffer);
         }
     }
 

@@ -241,6 +241,11 @@ impl Format for Split {
         })
     }
 
+    #[inline]
+    fn is_silent(&self, at: Spot) -> bool {
+        u16::from_le(self.word(self.avail, 1).load(Ordering::Relaxed)) == at.index
+    }
+
     fn available(&self, cursor: &mut Cursor) -> Result<bool, RingError> {
         if cursor.spot.index == cursor.seen {
             self.refresh(cursor)?;

@@ -160,6 +160,19 @@ impl TxRing {
         }
     }
 
+    /// How the ring looks for as long as nothing comes; `None` while chains are under way, or another worker has it.
+    pub fn silence(&self) -> Option<Silence> {
+        let state = self.shared.state.try_lock()?;
+        let idle = state.peeked.is_empty();
+        idle.then_some(Silence(state.head.spot))
+    }
+
+    /// Whether it still looks so. Takes no lock: it is for the worker that serves the ring, and has taken nothing since.
+    #[inline]
+    pub fn is_silent(&self, Silence(next): Silence) -> bool {
+        with_format!(&self.window.layout, f => f.is_silent(next))
+    }
+
     /// Where to go on, for `GET_VRING_BASE` after quiescence: what [`ResumeAt::Base`] takes.
     pub fn base(&self) -> u32 {
         let state = self.shared.state.lock();
@@ -188,6 +201,10 @@ impl TxRing {
         &self.window.memory
     }
 }
+
+/// What a ring looks like in which there is nothing, see [`TxRing::silence`].
+#[derive(Debug, Clone, Copy)]
+pub struct Silence(Spot);
 
 /// The ring, taken by one worker.
 pub struct TxGuard<'m> {

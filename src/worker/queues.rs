@@ -16,6 +16,7 @@ use super::snapshot::{Attachment, PortId, Snapshot};
 use super::source::Source;
 use super::straight::Sizes;
 use crate::sys::poller::{self, Poller};
+use crate::virtqueue::Silence;
 
 /// How often rings that have no kick are looked at while nothing else happens.
 const LOOK_EVERY_MS: i32 = 1;
@@ -53,6 +54,8 @@ pub struct Local {
     hollow: Option<u64>,
     /// What came from it lately, if it is a device's.
     pub sizes: Sizes,
+    /// How its ring looks while it is worth no turn; none where that is not known.
+    pub silence: Option<Silence>,
     /// Still in the newest snapshot.
     current: bool,
 }
@@ -64,6 +67,15 @@ impl Local {
         self.busy_ns = now_ns;
         if self.hollow.take().is_some() {
             self.source.note_found();
+        }
+    }
+
+    /// Whether it is a ring that nothing has come into since it was empty.
+    #[inline]
+    pub fn is_silent(&self) -> bool {
+        match &self.source {
+            Source::Ring { ring, .. } => self.silence.is_some_and(|look| ring.is_silent(look)),
+            Source::Link(_) | Source::Load(_) => false,
         }
     }
 
@@ -300,6 +312,7 @@ impl Queues {
         local.current = true;
         if !local.source.is(&wanted.source) {
             local.source = wanted.source;
+            local.silence = None;
             // It may have work that nobody will announce again.
             self.heat(token, now_ns);
         }
@@ -337,6 +350,7 @@ impl Queues {
             busy_ns: 0,
             kicked: false,
             sizes: Sizes::default(),
+            silence: None,
             current: true,
         });
         self.heat(token, now_ns);

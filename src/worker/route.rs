@@ -210,8 +210,11 @@ impl Routes {
     /// Hints that the frames are about to be added.
     #[inline]
     pub fn expect(&self, here: &Entrance<'_>) {
-        here.sender
-            .expect(self.frames.iter().map(|frame| &frame.header));
+        // What one alone needs is looked for at once.
+        if self.frames.len() > 1 {
+            let headers = self.frames.iter().map(|frame| &frame.header);
+            here.sender.expect(headers);
+        }
     }
 
     /// Adds the jobs of frame number `frame`, which came in by the port of `here`. Between two calls of
@@ -283,9 +286,11 @@ impl Routes {
                 self.enter(here.id, class.vid, None, frame..frame + 1);
                 let before = self.jobs.len();
                 self.deliver(here, to, class, frame, 0);
-                self.beat(here, (to, class), frame, before);
-                if let Some(beaten) = &mut self.beaten {
-                    beaten.to = Some(to);
+                if self.goes_on(frame) {
+                    self.beat(here, (to, class), frame, before);
+                    if let Some(beaten) = &mut self.beaten {
+                        beaten.to = Some(to);
+                    }
                 }
                 self.follow(here);
                 return;
@@ -296,11 +301,18 @@ impl Routes {
         let (before, unlearned) = (self.jobs.len(), here.unlearned());
         // Each frame whose source is not learned is counted, on the long way.
         if let Some(to) = self.forward(here, frame, Way::default())
+            && self.goes_on(frame)
             && here.unlearned() == unlearned
         {
             self.beat(here, to, frame, before);
         }
         self.follow(here);
+    }
+
+    /// Whether there are frames behind this one.
+    #[inline]
+    fn goes_on(&self, frame: usize) -> bool {
+        frame + 1 < self.frames.len()
     }
 
     /// Notes a frame that went to the port in slot `to`, by one job behind the first `before`, unless that leads through

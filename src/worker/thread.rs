@@ -26,9 +26,11 @@ const ASK_EVERY_NS: u64 = 20_000;
 /// One of so many rounds is timed, and stands for them all: a look at the clock for each turn would cost more than
 /// it tells. The number has no common factor with those by which guests do things.
 const TIMED: u64 = 13;
-/// So many rounds share a look at the clock, where the last ones took less than [`ASK_EVERY_NS`] together. After one that
-/// has let others have the CPU there is another look.
-const SHARED: u32 = 4;
+/// So many rounds that find nothing share a look at the clock, where the last ones took less than [`ASK_EVERY_NS`]
+/// together. After one that has let others have the CPU there is another look.
+const SHARED: u32 = 16;
+/// A round in which frames move counts for so many.
+const MOVING: u32 = 4;
 
 /// Time since the workers started.
 #[derive(Clone, Copy)]
@@ -38,6 +40,16 @@ impl Clock {
     fn now_ns(self) -> u64 {
         self.0.elapsed().as_nanos() as u64
     }
+}
+
+/// What a round came to.
+enum Round {
+    /// Nothing was found.
+    Still,
+    /// Frames were handled.
+    Moved,
+    /// Frames wait for their receivers, and others were let have the CPU.
+    Yielded,
 }
 
 /// The state of a worker's thread.
@@ -121,11 +133,14 @@ impl Worker {
             self.queues.heat_all(&kicked, now_ns);
             self.queues.look(now_ns);
         }
-        let goes_on = self.round(now_ns);
-        self.known = match self.known {
-            0 if goes_on && self.short => SHARED - 1,
-            left if goes_on && left > 0 => left - 1,
-            _ => 0,
+        let shared = match self.known {
+            0 if self.short => SHARED,
+            left => left,
+        };
+        self.known = match self.round(now_ns) {
+            Round::Still => shared.saturating_sub(1),
+            Round::Moved => shared.saturating_sub(MOVING),
+            Round::Yielded => 0,
         };
         true
     }
@@ -160,33 +175,39 @@ impl Worker {
         self.report_failed();
     }
 
-    /// One turn for each hot queue; false if it has let others have the CPU meanwhile.
-    fn round(&mut self, now_ns: u64) -> bool {
+    /// One turn for each hot queue.
+    fn round(&mut self, now_ns: u64) -> Round {
         let at = self.moment(now_ns);
         let timed = self.untimed == 0;
         self.untimed = if timed { TIMED } else { self.untimed } - 1;
         let clock = self.clock;
-        let mut since = if timed { clock.now_ns() } else { 0 };
         let (mut moves, mut waits) = (false, false);
         let mut place = 0;
         while let Some(local) = self.queues.hot(place) {
             let (snapshot, port, index) = (&self.snapshot, local.port, local.index);
+            // Most looks find nothing, and this is all they cost.
+            let silent = local.is_silent();
+            let began = (timed && !silent).then(|| clock.now_ns());
             let turn = match &local.source {
-                Source::Ring { .. } => self.path.turn(snapshot, port, index, at),
+                Source::Ring { .. } if silent => Turn::Idle,
+                Source::Ring { ring, .. } => {
+                    let turn = self.path.turn(snapshot, port, index, at);
+                    let idle = matches!(turn, Turn::Idle);
+                    local.silence = idle.then(|| ring.silence()).flatten();
+                    turn
+                }
                 Source::Link(_) => {
                     let queue = (port, index);
                     self.path.link_turn(snapshot, queue, at, &mut local.sizes)
                 }
                 Source::Load(_) => self.path.load_turn(snapshot, port, at),
             };
-            if timed {
-                let ended = clock.now_ns();
-                if matches!(turn, Turn::Busy | Turn::Waits) {
-                    let busy = (ended - since) * TIMED;
-                    local.duty.busy.add(busy);
-                    self.shared.busy[self.number].add(busy);
-                }
-                since = ended;
+            if let Some(began) = began
+                && matches!(turn, Turn::Busy | Turn::Waits)
+            {
+                let busy = (clock.now_ns() - began) * TIMED;
+                local.duty.busy.add(busy);
+                self.shared.busy[self.number].add(busy);
             }
             moves |= matches!(turn, Turn::Busy);
             waits |= matches!(turn, Turn::Waits);
@@ -215,12 +236,15 @@ impl Worker {
             }
         }
         self.report_failed();
-        let stands = waits && !moves;
-        if stands {
+        if moves {
+            Round::Moved
+        } else if waits {
             // The receiver may be in the queue of this CPU, behind this thread.
             thread::yield_now();
+            Round::Yielded
+        } else {
+            Round::Still
         }
-        !stands
     }
 
     /// Tells of receivers found broken.

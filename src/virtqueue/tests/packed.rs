@@ -386,6 +386,22 @@ fn a_guest_that_polled_for_rounds_is_called_at_its_position_and_nowhere_else() {
 }
 
 #[test]
+fn a_ring_is_silent_until_something_comes() {
+    let mut guest = PackedGuest::new(3, |_| {});
+    let ring = guest.tx();
+    for _ in 0..7 {
+        let silence = ring.silence().unwrap();
+        assert!(ring.is_silent(silence));
+        post(&mut guest, 0);
+        assert!(!ring.is_silent(silence));
+        assert_eq!(ring.lock().peek(&mut TxBatch::new(), 8).unwrap(), 1);
+        assert!(ring.silence().is_none(), "under way");
+        take(&ring, 1);
+        guest.pop_used();
+    }
+}
+
+#[test]
 fn kicks() {
     for event_idx in [false, true] {
         let mut guest = PackedGuest::new(3, |f| f.event_idx = event_idx);

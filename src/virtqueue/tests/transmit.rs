@@ -305,6 +305,30 @@ fn kicks_with_event_idx() {
 }
 
 #[test]
+fn a_ring_is_silent_until_something_comes() {
+    let mut guest = Guest::new(8).start_at(65534);
+    let ring = guest.tx();
+    for _ in 0..20 {
+        let silence = ring.silence().unwrap();
+        assert!(ring.is_silent(silence));
+        post(&mut guest, 1);
+        assert!(!ring.is_silent(silence));
+        let mut guard = ring.lock();
+        assert!(ring.silence().is_none(), "somebody has it");
+        assert_eq!(guard.peek(&mut TxBatch::new(), 8).unwrap(), 1);
+        drop(guard);
+        assert!(ring.silence().is_none(), "a frame is under way");
+        let mut guard = ring.lock();
+        guard.finish(0);
+        assert_eq!(guard.publish(), 1);
+    }
+    // What cannot be is for a turn to find.
+    let silence = ring.silence().unwrap();
+    guest.set_avail_idx(guest.avail.wrapping_sub(1));
+    assert!(!ring.is_silent(silence));
+}
+
+#[test]
 fn a_ring_goes_on_under_a_new_configuration() {
     let mut guest = Guest::new(8);
     let old = guest.tx();
