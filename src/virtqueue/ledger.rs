@@ -1,7 +1,8 @@
 //! The reservations of an RX ring that were not published yet, in the order they were made.
 //!
-//! Writers finish in any order; ranges leave from the oldest on. The ledger has as many places as
-//! the ring has slots and allocates only when it is made. It lives under the ring's lock.
+//! Writers finish in any order; ranges leave from the oldest on. The ledger has at least as many places as
+//! the ring has slots, a power of two: a division for each place would cost as much as all else here. It allocates only
+//! when it is made. It lives under the ring's lock.
 
 use super::spot::Spot;
 
@@ -24,9 +25,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(capacity: usize) -> Ledger {
+    /// Has places for `least` reservations, or some more.
+    pub fn new(least: usize) -> Ledger {
         Ledger {
-            ranges: vec![None; capacity].into_boxed_slice(),
+            ranges: vec![None; least.next_power_of_two()].into_boxed_slice(),
             oldest: 0,
             next: 0,
         }
@@ -81,7 +83,7 @@ impl Ledger {
     }
 
     fn place(&mut self, ticket: Ticket) -> &mut Option<(Range, bool)> {
-        let len = self.ranges.len();
-        &mut self.ranges[ticket.0 as usize % len]
+        let mask = self.ranges.len() - 1;
+        &mut self.ranges[ticket.0 as usize & mask]
     }
 }

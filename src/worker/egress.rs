@@ -203,6 +203,33 @@ impl Egress {
     }
 }
 
+/// Makes the copy of a burst that is one plain frame for a guest with one receive ring. False where that is not what it
+/// is, or there is no room: then nothing was done.
+#[inline]
+pub fn deliver_alone(
+    (snapshot, worker): (&Snapshot, usize),
+    burst: Burst<'_, '_>,
+    patience: Patience,
+    outcome: &mut impl Outcome,
+) -> bool {
+    let [job] = burst.jobs else { return false };
+    let (Some(port), Some(counts)) = (
+        snapshot.port(job.port),
+        Counts::of(snapshot, job.port, worker),
+    ) else {
+        return false;
+    };
+    let Some((rings, [ring])) = port.attachment.rings().map(|rings| (rings, &rings.rx[..])) else {
+        return false;
+    };
+    let mut out = RingOut::new((job.port, counts), (rings, ring), patience);
+    let sent = out.send_alone(burst, outcome);
+    if sent {
+        out.finish(outcome);
+    }
+    sent
+}
+
 /// The copies of one group into a receive ring.
 #[inline]
 fn fill_ring(

@@ -1,10 +1,12 @@
 //! One turn of one transmit queue: take a burst, decide, deliver, give back what is done.
 
+use std::slice;
+
 use super::Fault;
 use super::count::{Account, Counts, Sum, drop_at};
-use super::egress::{Burst, Egress, Outcome, Patience};
+use super::egress::{Burst, Egress, Outcome, Patience, deliver_alone};
 use super::flood::{Flood, Progress, Sent};
-use super::frame::{Frames, HEAD};
+use super::frame::{Frame, Frames, HEAD};
 use super::payload::Payload;
 use super::route::{Entrance, Mark, Routes};
 use super::snapshot::{Port, PortId, Snapshot};
@@ -107,46 +109,40 @@ impl Path {
         let before = guard.finished();
         let header = (rings.header_len, origin);
         let refused = read_frames(&mut self.routes.frames, &batch, end, header, counts);
-        self.routes.expect(&entrance);
-        // Chains with other than one copy, and how far they were looked at.
-        let (mut several, mut looked_at) = (0, end);
-        let (mut next, count) = (0, self.routes.frames.len());
-        while next < count {
-            let (frame, mark) = (next, self.routes.mark());
-            self.routes.add(&entrance, frame);
-            next += 1;
-            let copies = self.routes.jobs.len() - mark.jobs;
-            if copies == 1 {
-                next += self.routes.add_like(&entrance, next..count);
-                continue;
-            }
-            let chain = self.routes.frames[frame].chain;
-            several |= 1 << chain;
-            if copies > 1 && self.routes.jobs.len() > SLICE {
-                begin_flood(at.snapshot, flood, &mut self.routes, mark, (frame, &batch));
-                tally.flooded = 1 << chain;
-                // Those behind it are read again when it is done.
-                looked_at = chain;
-                break;
-            }
-        }
-        let at_flood = tally.flooded;
-        let routed = first_chains(looked_at);
-        tally.sole = routed & !several;
-        let mut finished = (refused | routed) & !before;
         let may_wait = budget.may_wait(at.patience);
-        let burst = Burst {
-            frames: &self.routes.frames,
-            jobs: &self.routes.jobs,
-            payload: Payload::Chains(&batch),
-            sole: if may_wait { tally.sole } else { 0 },
+        let alone = taken == 1
+            && !flood.is_active()
+            && send_alone(
+                here,
+                (&entrance, &self.routes.frames, &batch),
+                at.patience,
+                &mut tally,
+            );
+        let routed = if alone {
+            first_chains(1)
+        } else {
+            let routed = route(
+                &mut self.routes,
+                &entrance,
+                (flood, &batch),
+                &mut tally,
+                (end, at),
+            );
+            let burst = Burst {
+                frames: &self.routes.frames,
+                jobs: &self.routes.jobs,
+                payload: Payload::Chains(&batch),
+                sole: if may_wait { tally.sole } else { 0 },
+            };
+            self.egress.deliver(here, burst, at.patience, &mut tally);
+            // What waits comes again; a flood counts when it begins.
+            let waiting = tally.waiting;
+            self.routes.count(here, |chain| waiting >> chain & 1 == 0);
+            routed
         };
-        self.egress.deliver(here, burst, at.patience, &mut tally);
-        finished &= !tally.waiting;
-        // What waits comes again; a flood counts when it begins.
-        let waiting = tally.waiting;
+        let (waiting, at_flood) = (tally.waiting, tally.flooded);
+        let finished = (refused | routed) & !before & !waiting;
         let stands = waiting != 0 && finished == 0 && at_flood == 0 && !flood.is_active();
-        self.routes.count(here, |chain| waiting >> chain & 1 == 0);
         guard.finish_set(finished);
         budget.note(taken, waiting, guard.finished());
         if at_flood == 0 && flood.is_active() && flood.chain < taken {
@@ -185,6 +181,69 @@ impl Path {
         };
         self.egress.deliver(here, burst, at.patience, &mut tally);
     }
+}
+
+/// Finds the copies of all frames, which are in the first `end` chains, up to one that has too many for a turn: that is
+/// what the flood is from now on. The chains that were looked at, one bit each.
+fn route(
+    routes: &mut Routes,
+    entrance: &Entrance<'_>,
+    (flood, batch): (&mut Flood, &TxBatch<'_>),
+    tally: &mut Tally<'_>,
+    (end, at): (usize, Moment),
+) -> u64 {
+    routes.expect(entrance);
+    // Chains with other than one copy, and how far they were looked at.
+    let (mut several, mut looked_at) = (0, end);
+    let (mut next, count) = (0, routes.frames.len());
+    while next < count {
+        let (frame, mark) = (next, routes.mark());
+        routes.add(entrance, frame);
+        next += 1;
+        let copies = routes.jobs.len() - mark.jobs;
+        if copies == 1 {
+            next += routes.add_like(entrance, next..count);
+            continue;
+        }
+        let chain = routes.frames[frame].chain;
+        several |= 1 << chain;
+        if copies > 1 && routes.jobs.len() > SLICE {
+            begin_flood(at.snapshot, flood, routes, mark, (frame, batch));
+            tally.flooded = 1 << chain;
+            // Those behind it are read again when it is done.
+            looked_at = chain;
+            break;
+        }
+    }
+    let routed = first_chains(looked_at);
+    tally.sole = routed & !several;
+    routed
+}
+
+/// Sends the frame of a turn that has no other; false if that takes the long way, and nothing was done.
+#[inline]
+fn send_alone(
+    here: (&Snapshot, usize),
+    (entrance, frames, batch): (&Entrance<'_>, &[Frame], &TxBatch<'_>),
+    patience: Patience,
+    tally: &mut Tally<'_>,
+) -> bool {
+    let [frame] = frames else { return false };
+    let Some(job) = entrance.only_job(frame) else {
+        return false;
+    };
+    let burst = Burst {
+        frames,
+        jobs: slice::from_ref(&job),
+        payload: Payload::Chains(batch),
+        sole: 0,
+    };
+    let sent = deliver_alone(here, burst, patience, tally);
+    if sent {
+        let sum = Sum::one(frame.header.dst, frame.len);
+        entrance.counts.tx(job.vid, sum);
+    }
+    sent
 }
 
 /// The bits of the first `count` chains of a burst.

@@ -17,7 +17,7 @@ use crate::frame::mac::Mac;
 use crate::frame::offloads::{Offloads, Repair};
 use crate::frame::vnet::VnetHeader;
 use crate::stats::DropReason;
-use crate::virtqueue::{self, Gather, Grant, RxBatch, RxRing, Segment};
+use crate::virtqueue::{self, Gather, Grant, Reserved, RxBatch, RxRing, Segment};
 
 /// Frames given to a ring at once.
 const RUN: usize = 64;
@@ -93,6 +93,39 @@ impl<'a> RingOut<'a> {
             done += jobs.len();
             self.send_run(&run, Burst { jobs, ..burst }, mender, outcome);
         }
+    }
+
+    /// Makes the copy of a burst that is one plain frame. False where it is another, or finds no buffer: then nothing was
+    /// done.
+    #[inline]
+    pub fn send_alone(&mut self, burst: Burst<'_, '_>, outcome: &mut impl Outcome) -> bool {
+        let [job] = burst.jobs else { return false };
+        let frame = &burst.frames[job.frame];
+        if !frame.is_plain() {
+            return false;
+        }
+        let want = self.rings.header_len + job.len_of(frame);
+        let mut reserved = RxBatch::new();
+        // An error comes again, and is reported then.
+        let Ok(Reserved { granted: 1, .. }) = self.ring.reserve(&[want as u32], &mut reserved)
+        else {
+            return false;
+        };
+        match reserved.singles() {
+            Some(buffer) if frame.rest_len() == 0 => {
+                self.copy_simple::<false>(buffer, burst, outcome);
+            }
+            _ => {
+                for grant in reserved.grants() {
+                    if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
+                        outcome.dropped(job.account(), reason);
+                    }
+                }
+            }
+        }
+        self.count();
+        self.ring.complete(&mut reserved);
+        true
     }
 
     /// Looks at the first jobs, as many as are done at once.

@@ -16,7 +16,7 @@ use crate::stats::DropReason;
 const MAX_HOPS: usize = 64;
 
 /// One copy to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The receiver.
     pub port: PortId,
@@ -104,6 +104,24 @@ impl<'a> Entrance<'a> {
 }
 
 impl Entrance<'_> {
+    /// The copy of a frame that is by itself, if there is one and finding it takes no more than a look at its
+    /// addresses. Nothing is counted.
+    #[inline]
+    pub fn only_job(&self, frame: &Frame) -> Option<Job> {
+        let (to, class) = self.sender.locate(&frame.header)?;
+        if !self.sender.reaches(to, class) {
+            return None;
+        }
+        let port = self.relay.port(to)?;
+        let egress = view(self.relay).egress(to, &class, &facts(frame));
+        egress.ok().map(|action| Job {
+            port,
+            vid: class.vid,
+            frame: 0,
+            action,
+        })
+    }
+
     /// Frames from the port whose source was not learned.
     fn unlearned(&self) -> u64 {
         let port = self.relay.relay.port(self.port.slot);

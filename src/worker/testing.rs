@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Assignment, Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot};
 use crate::frame::mac::Mac;
 use crate::relay::{Fdb, Mode, PortConfig, Relay, RelayConfig, Slot, VlanConfig};
-use crate::stats::{DropReason, PortCounters};
+use crate::stats::{DropReason, PortCounters, Totals};
 use crate::uplink::{Facts, Kind, Link};
 use crate::virtqueue::driver::{
     DriverFeatures, DriverMemory, QueueOptions, RegionSpec, RingLayout, RxQueue, TxQueue,
@@ -64,18 +64,24 @@ pub struct Guest {
 impl Guest {
     /// With rings of `size`, and no buffers posted yet.
     pub fn new(size: u16) -> Self {
+        Self::with_buffers(size, [2048; 2])
+    }
+
+    /// The same with buffers of so many bytes to receive into, and to send from.
+    pub fn with_buffers(size: u16, [received, sent]: [u32; 2]) -> Self {
         let memory = DriverMemory::unsealed(&[RegionSpec {
             guest_addr: 0,
             size: 4 << 20,
         }])
         .unwrap();
-        let options = QueueOptions {
+        let options = |buffer_len| QueueOptions {
             size,
             buffers: size,
+            buffer_len,
             ..QueueOptions::default()
         };
-        let rx = RxQueue::new(&memory, &options, features()).unwrap();
-        let tx = TxQueue::new(&memory, &options, features()).unwrap();
+        let rx = RxQueue::new(&memory, &options(received), features()).unwrap();
+        let tx = TxQueue::new(&memory, &options(sent), features()).unwrap();
         let shared = guest_memory(&memory);
         let activate = |layout, call: &vmm_sys_util::eventfd::EventFd| RingConfig {
             call: Some(Arc::new(call.try_clone().unwrap())),
@@ -232,6 +238,11 @@ impl Net {
     /// Who serves the queue of a port now.
     pub fn worker(&self, port: usize) -> Option<usize> {
         self.queues[port].duty.worker()
+    }
+
+    /// What one worker has counted at a port.
+    pub fn counted(&self, port: usize, worker: usize) -> Totals {
+        self.counters[port][worker].snapshot()
     }
 
     /// Frames that were dropped on account of a port.

@@ -111,7 +111,11 @@ fn apart(snapshot: &Snapshot, from: usize, frames: &[Told]) -> Vec<(usize, Job)>
         let mut routes = Routes::default();
         let here = Entrance::of((snapshot, 0), PortId(from as u16), 1).unwrap();
         read(&mut routes, &[*frame]);
+        let only = here.only_job(&routes.frames[0]);
         routes.add(&here, 0);
+        if let Some(only) = only {
+            assert_eq!(routes.jobs, [only], "what is found for a frame by itself");
+        }
         let jobs = routes.jobs.iter();
         all.extend(jobs.map(|job| {
             (

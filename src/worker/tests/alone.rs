@@ -1,0 +1,113 @@
+//! A frame that comes alone gets what it would have got among others.
+
+use crate::stats::{DropReason, Totals};
+use crate::worker::egress::Patience;
+use crate::worker::ingress::{Moment, Path, Turn};
+use crate::worker::testing::{Guest, Net, frame};
+use crate::worker::{PortId, Snapshot};
+
+/// Buffers of the receiver, and bytes of each.
+const BUFFERS: u16 = 8;
+const BUFFER: u32 = 1000;
+
+/// A sender, a receiver, and a third guest.
+struct Bench {
+    guests: [Guest; 3],
+    net: Net,
+    snapshot: Snapshot,
+    path: Path,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let guests = [
+            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
+            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
+            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
+        ];
+        let net = Net::new(&guests, []);
+        Self {
+            snapshot: net.snapshot(1, |_| 0),
+            net,
+            guests,
+            path: Path::default(),
+        }
+    }
+
+    /// A turn of the first guest's queue.
+    fn turn(&mut self) -> Turn {
+        let at = Moment {
+            worker: 0,
+            snapshot: 1,
+            now_s: 1,
+            patience: Patience {
+                now_ns: 1_000_000,
+                limit_ns: 100_000,
+            },
+        };
+        self.path.turn(&self.snapshot, PortId(0), 0, at)
+    }
+
+    /// Sends a frame of `len` bytes to the second guest, and one to the third in the same turn if it is not to be
+    /// `alone`; how many bytes the second gets.
+    fn send(&mut self, len: usize, alone: bool) -> Option<usize> {
+        let [sender, receiver, third] = &mut self.guests;
+        let mut bytes = frame(0, 1, len as u32).to_vec();
+        bytes.extend((60..len).map(|at| at as u8));
+        sender.tx.send(&[0; 12], &bytes).unwrap();
+        if !alone {
+            sender.tx.send(&[0; 12], &frame(0, 2, 0)).unwrap();
+        }
+        sender.tx.kick().unwrap();
+        receiver.refill();
+        third.refill();
+        assert_eq!(self.turn(), Turn::Busy);
+        let [sender, receiver, third] = &mut self.guests;
+        sender.tx.reclaim().unwrap();
+        assert_eq!(sender.tx.outstanding(), 0, "{len} bytes");
+        assert_eq!(third.received().len(), usize::from(!alone), "{len} bytes");
+        let mut got = vec![];
+        receiver.rx.recv(&mut got).unwrap()?;
+        assert!(got == bytes, "{len} bytes");
+        Some(got.len())
+    }
+}
+
+/// What becomes of frames of these lengths, and what is counted at their receiver.
+fn sent(lens: &[usize], alone: bool) -> (Vec<Option<usize>>, Totals) {
+    let mut bench = Bench::new();
+    let got = lens.iter().map(|len| bench.send(*len, alone)).collect();
+    if alone {
+        let total: usize = lens.iter().sum();
+        let at_sender = bench.net.counted(0, 0);
+        assert_eq!(at_sender.tx_frames, lens.len() as u64);
+        assert_eq!(at_sender.tx_bytes, total as u64);
+    }
+    (got, bench.net.counted(1, 0))
+}
+
+#[test]
+fn frames_alone_are_as_frames_among_others() {
+    // All in the head, with a rest, just in a buffer, in two, in all, and too large for all.
+    let lens = [60, 128, 129, 700, 988, 989, 5000, 7988, 7989, 15_000, 60];
+    let (alone, at_receiver) = sent(&lens, true);
+    let (among, as_well) = sent(&lens, false);
+    assert_eq!((&alone, &at_receiver), (&among, &as_well));
+    let fits = |len: usize| (len + 12 <= usize::from(BUFFERS) * BUFFER as usize).then_some(len);
+    assert_eq!(alone, lens.map(fits));
+    assert_eq!(at_receiver.dropped(DropReason::RxChain), 2);
+    assert_eq!(at_receiver.rx_frames, 9);
+}
+
+#[test]
+fn a_frame_alone_waits_for_a_buffer() {
+    let mut bench = Bench::new();
+    bench.guests[0].send(0, &[1], 7..8);
+    assert_eq!(bench.turn(), Turn::Waits);
+    bench.guests[1].post(1);
+    assert_eq!(bench.turn(), Turn::Busy);
+    assert_eq!(bench.guests[1].received(), [7]);
+    assert_eq!(bench.turn(), Turn::Idle);
+    assert_eq!(bench.net.counted(1, 0).rx_frames, 1);
+    assert_eq!(bench.net.counted(0, 0).tx_frames, 1);
+}
