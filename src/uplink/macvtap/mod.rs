@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Opened;
 use super::error::LinkError;
@@ -227,8 +228,7 @@ impl Node {
             });
         }
         // Elsewhere file systems are mounted such that nodes on them cannot be opened.
-        let directory = PathBuf::from(format!("/dev/.evb-{}-{ifindex}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&directory)?;
+        let directory = private_directory(Path::new("/dev"))?;
         let path = directory.join("tap");
         // The mask of the process may have taken away what the owner needs.
         let ours = fs::set_permissions(&directory, Permissions::from_mode(0o700));
@@ -249,5 +249,37 @@ impl Drop for Node {
         {
             log::warn!("{} stays behind: {error}", directory.display());
         }
+    }
+}
+
+/// Makes a directory in `parent` that only its owner may use. Threads may make some at the same time, and one that ran
+/// under the same process number may have left some behind.
+fn private_directory(parent: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!(".evb-{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| directory),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fs, private_directory};
+
+    #[test]
+    fn directories_are_passed_over_that_are_there_already() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = private_directory(parent.path()).unwrap();
+        let (stem, number) = first.to_str().unwrap().rsplit_once('-').unwrap();
+        let number: u64 = number.parse().unwrap();
+        for left in number + 1..number + 20 {
+            fs::create_dir(format!("{stem}-{left}")).unwrap();
+        }
+        let next = private_directory(parent.path()).unwrap();
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 21, "{next:?}");
     }
 }
