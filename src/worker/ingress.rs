@@ -72,9 +72,6 @@ impl Path {
         else {
             return Turn::Idle;
         };
-        let Some(counts) = Counts::of(snapshot, id, at.worker) else {
-            return Turn::Idle;
-        };
         // Held by another worker only while the queue moves from it to this one.
         let Some(mut guard) = queue.ring.try_lock() else {
             return Turn::Busy;
@@ -83,7 +80,9 @@ impl Path {
         let taken = match guard.peek(&mut batch, BURST) {
             // A guest that has filled its ring says nothing more before the call that is owed to it.
             Ok(0) => {
-                return call_guest(&queue.ring, counts).map_or_else(Turn::Failed, |()| Turn::Idle);
+                let counts = Counts::of(snapshot, id, at.worker);
+                let called = counts.map_or(Ok(()), |counts| call_guest(&queue.ring, counts));
+                return called.map_or_else(Turn::Failed, |()| Turn::Idle);
             }
             Ok(taken) => taken,
             Err(error) => return Turn::Failed(Fault::of(error, queue.ring.memory())),
@@ -92,6 +91,7 @@ impl Path {
         let Some(entrance) = Entrance::of(here, id, at.now_s) else {
             return Turn::Idle;
         };
+        let counts = entrance.counts;
         let origin = origin_of(snapshot, entrance.port);
         let mut under_way = queue.progress.under_way.lock();
         let Progress {
