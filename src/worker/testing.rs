@@ -5,6 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::egress::Patience;
+use super::ingress::Moment;
 use super::{Assignment, Attachment, Port, PortId, PortRings, QueueProgress, RelayView, Snapshot};
 use crate::frame::mac::Mac;
 use crate::relay::{Fdb, Mode, PortConfig, Relay, RelayConfig, Slot, VlanConfig};
@@ -142,6 +144,16 @@ impl Guest {
         std::iter::from_fn(|| self.receive())
             .map(|(_, number)| number)
             .collect()
+    }
+}
+
+/// When a turn of worker 0 happens, with the first snapshot; a frame waits for `limit_ns`.
+pub fn moment(now_ns: u64, limit_ns: u64) -> Moment {
+    Moment {
+        worker: 0,
+        snapshot: 1,
+        now_s: 1,
+        patience: Patience { now_ns, limit_ns },
     }
 }
 

@@ -9,8 +9,7 @@ use crate::relay::{Fdb, Mode, PortConfig, Relay, RelayConfig, Slot, VlanConfig};
 use crate::stats::PortCounters;
 use crate::virtqueue::ResumeAt;
 use crate::virtqueue::driver::{DriverMemory, QueueOptions, RegionSpec, RxQueue};
-use crate::worker::egress::Patience;
-use crate::worker::testing::{features, guest_memory, link, ring_config};
+use crate::worker::testing::{features, guest_memory, link, moment, ring_config};
 use crate::worker::{Assignment, Attachment, RelayView};
 
 const BUFFERS: u16 = 64;
@@ -109,15 +108,7 @@ impl Bench {
 
     /// A turn, straight where that is the way.
     fn turn(&mut self) -> Turn {
-        let at = Moment {
-            worker: 0,
-            snapshot: 1,
-            now_s: 1,
-            patience: Patience {
-                now_ns: self.now_ns,
-                limit_ns: 1000,
-            },
-        };
+        let at = moment(self.now_ns, 1000);
         let (snapshot, sizes) = (&self.snapshot, &mut self.sizes);
         self.path.link_turn(snapshot, (PortId(1), 0), at, sizes)
     }

@@ -1,9 +1,8 @@
 //! A frame that comes alone gets what it would have got among others.
 
 use crate::stats::{DropReason, Totals};
-use crate::worker::egress::Patience;
-use crate::worker::ingress::{Moment, Path, Turn};
-use crate::worker::testing::{Guest, Net, frame};
+use crate::worker::ingress::{Path, Turn};
+use crate::worker::testing::{Guest, Net, frame, moment};
 use crate::worker::{PortId, Snapshot};
 
 /// Buffers of the receiver, and bytes of each.
@@ -36,15 +35,7 @@ impl Bench {
 
     /// A turn of the first guest's queue.
     fn turn(&mut self) -> Turn {
-        let at = Moment {
-            worker: 0,
-            snapshot: 1,
-            now_s: 1,
-            patience: Patience {
-                now_ns: 1_000_000,
-                limit_ns: 100_000,
-            },
-        };
+        let at = moment(1_000_000, 100_000);
         self.path.turn(&self.snapshot, PortId(0), 0, at)
     }
 

@@ -190,6 +190,27 @@ proptest! {
 }
 
 #[test]
+fn one_look_is_enough_for_a_frame_alone_between_stations_that_are_known() {
+    let world = snapshot(
+        &[Mode::Bridge; PORTS - 1],
+        [false, true],
+        RelayConfig::default(),
+    );
+    let only = |told: Told| {
+        let mut routes = Routes::default();
+        let here = Entrance::of((&world, 0), PortId(3), 1).unwrap();
+        read(&mut routes, &[told]);
+        here.only_job(&routes.frames[0]).map(|job| job.port)
+    };
+    assert_eq!(only((3, 4, None, 60)), None, "neither is known");
+    together(&world, 4, &[(4, 3, None, 60)]);
+    together(&world, 3, &[(3, 4, None, 60)]);
+    assert_eq!(only((3, 4, None, 60)), Some(PortId(4)));
+    assert_eq!(only((3, PORTS + BEYOND, None, 60)), None, "for all");
+    assert_eq!(only((2, 4, None, 60)), None, "a new source");
+}
+
+#[test]
 fn what_led_up_by_the_long_way_leads_no_other_address_there() {
     let modes = [
         Mode::Vepa,

@@ -1,9 +1,8 @@
 //! What a receiver without buffers costs its senders, and others.
 
 use crate::stats::DropReason;
-use crate::worker::egress::Patience;
-use crate::worker::ingress::{Moment, Path, Turn};
-use crate::worker::testing::{Guest, Net};
+use crate::worker::ingress::{Path, Turn};
+use crate::worker::testing::{Guest, Net, moment};
 use crate::worker::{PortId, Snapshot};
 
 /// How long a frame waits.
@@ -40,15 +39,7 @@ impl Bench {
 
     /// A turn of this port's queue.
     fn turn(&mut self, port: u16) -> Turn {
-        let at = Moment {
-            worker: 0,
-            snapshot: 1,
-            now_s: 1,
-            patience: Patience {
-                now_ns: self.now_ns,
-                limit_ns: self.limit_ns,
-            },
-        };
+        let at = moment(self.now_ns, self.limit_ns);
         self.path.turn(&self.snapshot, PortId(port), 0, at)
     }
 
