@@ -16,6 +16,7 @@ mod other_copies;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use evb::frame::checksum::Sum;
 use evb::frame::ethernet::{self, Tag, TagAction, Vid};
 use evb::frame::flow::flow_hash;
@@ -44,6 +45,13 @@ const BUFFERS: usize = 256;
 const BUFFER: usize = 2048;
 /// Bytes that copies walk through: more than the nearest caches have, as guests' buffers are.
 const ROOM: usize = 4 << 20;
+/// The same for a sender whose frames no cache has any more, each in parts of [`PART`] bytes.
+const MEMORY: usize = 128 << 20;
+const PART: usize = 2048;
+/// Parts of the largest frame.
+const PARTS: usize = SIZES[SIZES.len() - 1].div_ceil(PART);
+/// Bytes from one part to the next, as with DPDK's buffers.
+const PART_STRIDE: usize = 2304;
 /// Bytes of virtio-net header and frame that the worker looks at.
 const HEAD: usize = 128;
 
@@ -235,7 +243,11 @@ fn copies(size: usize) -> Vec<(String, Run)> {
     let plain = |to: &mut [u8], from: &[u8]| to.copy_from_slice(from);
     let mut runs = vec![
         ("memcpy".to_owned(), walk(size, size, plain)),
-        ("into a guest's buffers of 2048".to_owned(), copy(size)),
+        (
+            "into a guest's buffers of 2048".to_owned(),
+            copy(size, ROOM),
+        ),
+        ("the same from memory".to_owned(), copy(size, MEMORY)),
     ];
     #[cfg(target_arch = "x86_64")]
     runs.extend([
@@ -280,12 +292,12 @@ fn walk(size: usize, piece: usize, copy: impl Fn(&mut [u8], &[u8]) + 'static) ->
     })
 }
 
-/// Copies frames into buffers of a guest, as many as it has.
-fn copy(size: usize) -> Run {
+/// Copies frames that lie in parts, anew in so many bytes, into buffers of a guest, as many as it has.
+fn copy(size: usize, room: usize) -> Run {
     let (mut guest, mut scratch) = guest(FORMATS[0].1);
-    let mut from = vec![1; ROOM];
-    let stride = size.next_multiple_of(BUFFER);
-    let places = ROOM / stride;
+    let mut from = vec![1; room];
+    let parts = size.div_ceil(PART);
+    let places = room / PART_STRIDE / parts;
     let frames = (BUFFERS / (VnetHeader::LEN + size).div_ceil(BUFFER)).min(BURST);
     let mut place = 0;
     in_bursts(move || {
@@ -293,9 +305,15 @@ fn copy(size: usize) -> Run {
         let mut batch = reserve(ring, VnetHeader::LEN + size, frames);
         let start = Instant::now();
         for grant in batch.grants() {
-            let rest = Segment::of(&mut from[place * stride..][..size]);
+            let chain = &mut from[place * parts * PART_STRIDE..];
+            let lens = (0..size).step_by(PART).map(|at| PART.min(size - at));
+            let rest: ArrayVec<_, PARTS> = chain
+                .chunks_mut(PART_STRIDE)
+                .zip(lens)
+                .map(|(part, len)| Segment::of(&mut part[..len]))
+                .collect();
             place = (place + 1) % places;
-            write(ring, grant, &[], &[rest]);
+            write(ring, grant, &[], &rest);
         }
         let time = start.elapsed();
         ring.complete(&mut batch);

@@ -125,6 +125,10 @@ impl Gather<'_> {
 /// early push out what the copy before is at: see docs/performance.md.
 const FETCHED: usize = 1 << 10;
 
+/// Bytes of a chain's next buffer that are fetched while one is copied, at most. The processor by itself looks ahead within
+/// a page, but not into another buffer.
+const NEXT: usize = 2 << 10;
+
 /// Hints that the bytes of `from` behind its header and head are about to be read, and as many of `to`
 /// to be written. A copy that follows some hundred nanoseconds later does not wait for them, nor for the first ones of
 /// a large frame.
@@ -300,7 +304,11 @@ fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLo
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
     let mut writer = Writer::new(dst, log);
     writer.skip(done);
-    for (segment, from, count) in pieces(src.rest, src.rest_skip, src.rest_len) {
+    let mut parts = pieces(src.rest, src.rest_skip, src.rest_len).peekable();
+    while let Some((segment, from, count)) = parts.next() {
+        if let Some((next, from, count)) = parts.peek() {
+            fetch::<false>(next, *from, NEXT.min(*count));
+        }
         // SAFETY: `from + count` is within the segment, which is valid for `'m`.
         unsafe { writer.put(segment.ptr.add(from), count) };
     }
