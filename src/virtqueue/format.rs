@@ -189,28 +189,27 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         result
     }
 
-    /// Takes chains from the cursor on that are of the simplest kind, as most are: one buffer, in the same region as
-    /// the last. There is one for each of `wants`, of at least as many bytes, which are not 0; each is handed to
-    /// `taken` with its number, from 0 on, and there are no more calls than `wants` has. Returns how many. It ends
-    /// before the first that is none, and [`Format::take`] looks at that as if nobody had.
+    /// Takes at most `room` chains from the cursor on that are of the simplest kind, as most are: one buffer, in the same
+    /// region as the last. Each is shown to `accept` with its number, from 0 on, which says how many of its bytes are used,
+    /// or that it is not taken. Returns how many. It ends before the first that is none or not taken, and
+    /// [`Format::take`] looks at that as if nobody had.
     #[inline]
     pub fn take_singles<F: Format>(
         &mut self,
         format: &F,
         cursor: &mut Cursor,
-        wants: impl Iterator<Item = u32>,
-        mut taken: impl FnMut(usize, Single),
+        room: usize,
+        mut accept: impl FnMut(usize, Single) -> Option<u32>,
     ) -> usize {
         let at = *cursor;
         let lookup = self.state.lookup;
-        let room = self
-            .segments
-            .remaining_capacity()
+        let room = room
+            .min(self.segments.remaining_capacity())
             .min(format.reach(at).into());
         let first = self.segments.len();
         let places = self.segments.as_mut_ptr().wrapping_add(first);
         let mut count = 0;
-        for want in wants.take(room) {
+        while count < room {
             let Some(single) = format.single::<WRITE>(at, count as u16) else {
                 break;
             };
@@ -218,15 +217,16 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
             let Some(ptr) = lookup.find_here(addr, len) else {
                 break;
             };
-            if len < want {
+            let Some(used) = accept(count, single) else {
                 break;
-            }
+            };
             prefetch::<WRITE>(ptr);
-            let len = if WRITE { want } else { len };
-            // SAFETY: `ptr` was just looked up for at least `len` bytes in the memory that `lookup` borrows
-            // for `'m`. There are no more rounds than `segments` has room behind its `first` elements.
-            unsafe { places.add(count).write(Segment::new(ptr, len, addr)) };
-            taken(count, Single { len, ..single });
+            // SAFETY: `ptr` was just looked up for `len` bytes, of which no more are used, in the memory that `lookup`
+            // borrows for `'m`. There are no more rounds than `segments` has room behind its `first` elements.
+            unsafe {
+                let segment = Segment::new(ptr, used.min(len), addr);
+                places.add(count).write(segment);
+            }
             count += 1;
         }
         // SAFETY: `count` elements were written behind the `first`.

@@ -468,11 +468,11 @@ impl<F: Format> Walk<'_, '_, F> {
     #[inline]
     fn singles(&mut self, wants: &[u32], frames: &mut Buffers) -> usize {
         let least = self.features.header_len as u32;
-        let room = usize::from(self.size - self.slots)
-            .min(frames.remaining_capacity())
-            .min(self.chains.remaining_capacity());
-        let wants = wants[..room.min(wants.len())].iter();
-        let wants = wants.map(|want| (*want).max(least));
+        let room = self
+            .room()
+            .min(wants.len())
+            .min(frames.remaining_capacity());
+        let mut wants = wants.iter();
         let end = self.sink.segments() as u32 + 1;
         let first = (self.chains.len(), frames.len());
         let places = (
@@ -482,11 +482,15 @@ impl<F: Format> Walk<'_, '_, F> {
         let (format, cursor) = (self.format, &mut self.cursor);
         let taken = self
             .sink
-            .take_singles(format, cursor, wants, |number, single| {
+            .take_singles(format, cursor, room, |number, single| {
+                let want = (*wants.next()?).max(least);
+                if single.len < want {
+                    return None;
+                }
                 let used = Used {
                     id: single.id,
                     slots: 1,
-                    written: single.len,
+                    written: want,
                 };
                 let end = end + number as u32;
                 // SAFETY: there are no more calls than `room`, which both have behind their `first` elements.
@@ -494,6 +498,7 @@ impl<F: Format> Walk<'_, '_, F> {
                     places.0.add(number).write(RxChain { used, end });
                     places.1.add(number).write(1);
                 }
+                Some(want)
             });
         // SAFETY: `taken` elements of both were written behind the `first`.
         unsafe {
@@ -504,9 +509,57 @@ impl<F: Format> Walk<'_, '_, F> {
         taken
     }
 
+    /// Chains that can be taken yet.
+    #[inline]
+    fn room(&self) -> usize {
+        usize::from(self.size - self.slots).min(self.chains.remaining_capacity())
+    }
+
+    /// Takes as many chains as `want` bytes need if all of them are of the simplest kind and available, as far as is
+    /// known; if not, takes none and says false.
+    #[inline]
+    fn merge(&mut self, want: u32) -> bool {
+        let least = self.features.header_len as u32;
+        let mut missing = want.max(least);
+        let (cursor, room) = (self.cursor, self.room());
+        let (chains, segments) = (self.chains.len(), self.sink.segments());
+        let places = self.chains.as_mut_ptr().wrapping_add(chains);
+        let taken = self
+            .sink
+            .take_singles(self.format, &mut self.cursor, room, |number, single| {
+                // Each could carry a frame of its own, see `collect`.
+                if missing == 0 || single.len < least {
+                    return None;
+                }
+                let written = single.len.min(missing);
+                missing -= written;
+                let used = Used {
+                    id: single.id,
+                    slots: 1,
+                    written,
+                };
+                let end = (segments + number + 1) as u32;
+                // SAFETY: there are no more calls than `room`, which `chains` has behind its first elements.
+                unsafe { places.add(number).write(RxChain { used, end }) };
+                Some(written.max(least))
+            });
+        if missing != 0 {
+            self.cursor = cursor;
+            self.sink.truncate(segments);
+            return false;
+        }
+        // SAFETY: `taken` elements were written behind the first.
+        unsafe { self.chains.set_len(chains + taken) };
+        self.slots += taken as u16;
+        true
+    }
+
     /// Takes as many chains as `want` bytes need, or none.
     #[inline(never)]
     fn frame(&mut self, want: u32) -> Result<Outcome, RingError> {
+        if self.features.mergeable && self.merge(want) {
+            return Ok(Outcome::Fits);
+        }
         let (spot, slots) = (self.cursor.spot, self.slots);
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let outcome = self.collect(want)?;

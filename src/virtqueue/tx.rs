@@ -7,7 +7,6 @@
 //! One worker at a time, by [`TxRing::try_lock`]. Everything here is about chains of bytes; what is
 //! in them is not known.
 
-use std::iter::repeat_n;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -422,9 +421,11 @@ fn take_singles<F: Format>(
         chains.as_mut_ptr().wrapping_add(first.0),
         peeked.as_mut_ptr().wrapping_add(first.1),
     );
-    // A chain without a byte is an error, which the long way finds.
-    let wants = repeat_n(1, room);
-    let count = sink.take_singles(format, cursor, wants, |number, single| {
+    let count = sink.take_singles(format, cursor, room, |number, single| {
+        if single.len == 0 {
+            // An error, which the long way finds.
+            return None;
+        }
         let chain = Chain {
             start: start + number as u32,
             count: 1,
@@ -441,6 +442,7 @@ fn take_singles<F: Format>(
             places.0.add(number).write(chain);
             places.1.add(number).write(used);
         }
+        Some(single.len)
     });
     // SAFETY: `count` elements of both were written behind the `first`.
     unsafe {
