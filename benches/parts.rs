@@ -23,7 +23,7 @@ use evb::frame::flow::flow_hash;
 use evb::frame::offloads::Offloads;
 use evb::frame::segment::Segmenter;
 use evb::frame::vnet::{Origin, VnetHeader};
-use evb::virtqueue::driver::DriverFeatures;
+use evb::virtqueue::driver::{DriverFeatures, Layout};
 use evb::virtqueue::{Gather, Grant, RxBatch, RxRing, Segment, TxBatch};
 
 use frames::{Frame, mac};
@@ -156,7 +156,7 @@ fn guest(features: u64) -> (Guest, Vec<u8>) {
     let features = DriverFeatures::from_bits(features);
     let largest = (VnetHeader::LEN + 1514) as u32;
     (
-        Guest::new(features, largest, Offloads::NONE),
+        Guest::new(features, largest, Layout::default(), Offloads::NONE),
         vec![0; 12 + SIZES[4]],
     )
 }

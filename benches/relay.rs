@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use evb::frame::offloads::Offloads;
 use evb::relay::{Fdb, MacPolicy, Mode, PortConfig, RelayConfig, VlanConfig};
 use evb::stats::VlanCounters;
+use evb::virtqueue::driver::Layout;
 use frames::{Frame, mac};
 use guests::{FORMATS, Scene, Stage};
 use measure::{Run, series, timed};
@@ -168,6 +169,7 @@ fn teach(entries: u64) -> Run {
         accepts: Offloads::NONE,
         tagged: None,
         sender: 0,
+        layout: Layout::default(),
         burst: vec![Frame::plain(mac(1), mac(0), 64); BURST],
         received: vec![(1, BURST)],
     };

@@ -23,7 +23,7 @@ use evb::bench::round_trip;
 use evb::frame::offloads::Offloads;
 use evb::relay::{Mode, PortConfig, RelayConfig, VlanConfig};
 use evb::sys::cpu;
-use evb::virtqueue::driver::DriverFeatures;
+use evb::virtqueue::driver::{DriverFeatures, Layout};
 use evb::worker::Manual;
 use frames::{BROADCAST, Frame, mac};
 use guests::{FORMATS, Guest, snapshot};
@@ -175,7 +175,7 @@ fn relay(workers: usize, receivers: usize, len: usize, features: DriverFeatures)
     let count = workers + receivers;
     let port = || PortConfig::local(Mode::Bridge, VlanConfig::Flat, vec![]);
     let ports = (0..count).map(|_| port()).collect();
-    let guest = |_| Guest::new(features, len as u32 + 12, Offloads::NONE);
+    let guest = |_| Guest::new(features, len as u32 + 12, Layout::default(), Offloads::NONE);
     let mut guests: Vec<_> = (0..count).map(guest).collect();
     let serves: Vec<_> = (0..workers).chain(0..receivers).collect();
     let mut manuals =

@@ -9,7 +9,7 @@ use evb::frame::offloads::Offloads;
 use evb::relay::{Fdb, Port as RelayPort, PortConfig, Relay, RelayConfig, Slot};
 use evb::stats::{PortCounters, VlanCounters};
 use evb::virtqueue::driver::{
-    DriverFeatures, DriverMemory, QueueOptions, RxQueue, TxQueue as GuestTx,
+    DriverFeatures, DriverMemory, Layout, QueueOptions, RxQueue, TxQueue as GuestTx,
 };
 use evb::virtqueue::{GuestMemory, ResumeAt, RingConfig};
 use evb::worker::{
@@ -19,8 +19,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::frames::{BROADCAST, Frame, mac};
 
-/// VERSION_1, MRG_RXBUF and EVENT_IDX, as a Linux guest has them.
-const SPLIT: u64 = 1 << 32 | 1 << 15 | 1 << 29;
+/// VERSION_1, MRG_RXBUF, INDIRECT_DESC and EVENT_IDX, as a Linux guest has them.
+const SPLIT: u64 = 1 << 32 | 1 << 15 | 1 << 28 | 1 << 29;
 /// The same with RING_PACKED.
 const PACKED: u64 = SPLIT | 1 << 34;
 
@@ -41,6 +41,8 @@ pub struct Scene {
     pub sender: usize,
     /// What, in one burst.
     pub burst: Vec<Frame>,
+    /// How frames lie in the sender's memory: in parts, with an indirect table, if not in one.
+    pub layout: Layout,
     /// Who receives, and how many frames of a burst.
     pub received: Vec<(usize, usize)>,
 }
@@ -64,7 +66,7 @@ impl Stage {
         let longest = scene.burst.iter().map(|frame| frame.bytes.len()).max();
         let largest = longest.unwrap_or_default().max(1514) as u32 + 12;
         let count = scene.ports.len();
-        let guest = |_| Guest::new(features, largest, scene.accepts);
+        let guest = |_| Guest::new(features, largest, scene.layout, scene.accepts);
         let guests: Vec<_> = (0..count).map(guest).collect();
         let worker = Manual::new(100_000, |event| panic!("{event:?}")).expect("descriptors");
         let snapshot = snapshot(scene.relay, scene.ports, &guests, &vec![0; count]);
@@ -142,12 +144,14 @@ pub struct Guest {
 
 impl Guest {
     /// A guest that sends frames of at most `largest` bytes, header included, and receives into 256 buffers of 2 KiB.
-    pub fn new(features: DriverFeatures, largest: u32, accepts: Offloads) -> Self {
+    pub fn new(features: DriverFeatures, largest: u32, layout: Layout, accepts: Offloads) -> Self {
         let memory = DriverMemory::with_mib(32).expect("memory");
         let options = QueueOptions::default();
         let sent = QueueOptions {
             buffers: 64,
             buffer_len: largest,
+            layout,
+            indirect: layout != Layout::Contiguous,
             ..options
         };
         let tx = GuestTx::new(&memory, &sent, features).expect("a queue");

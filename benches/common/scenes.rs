@@ -3,6 +3,7 @@
 use evb::frame::ethernet::Vid;
 use evb::frame::offloads::Offloads;
 use evb::relay::{Mode, PortConfig, RelayConfig, VidSet, VlanConfig};
+use evb::virtqueue::driver::Layout;
 
 use crate::frames::{BROADCAST, Frame, mac};
 use crate::guests::Scene;
@@ -16,6 +17,9 @@ const LARGE_BURST: usize = 4;
 /// Bytes of the smallest frame, and of the largest that a plain network carries.
 const SMALL: usize = 64;
 const FULL: usize = 1514;
+/// Bytes of a frame of a network with large ones, and the parts in which a guest with small buffers sends it.
+const JUMBO: usize = 9000;
+const PARTS: u8 = 5;
 /// The VLAN of those that have one.
 const VID: u16 = 5;
 /// As large as a TCP segment gets that is still to be cut.
@@ -41,6 +45,13 @@ pub fn scenes() -> Vec<(&'static str, Scene)> {
     vec![
         ("bridge, 64 bytes", pair([flat(), flat()], to_next(SMALL))),
         ("bridge, 1514 bytes", pair([flat(), flat()], to_next(FULL))),
+        (
+            "9000 bytes in parts",
+            Scene {
+                layout: Layout::Pieces(PARTS),
+                ..pair([flat(), flat()], to_next(JUMBO))
+            },
+        ),
         (
             "one frame of 64 bytes",
             pair([flat(), flat()], vec![Frame::plain(mac(1), mac(0), SMALL)]),
@@ -137,6 +148,7 @@ fn among(ports: Vec<PortConfig>, burst: Vec<Frame>) -> Scene {
         accepts: Offloads::CSUM | Offloads::TSO4,
         tagged: None,
         sender: 0,
+        layout: Layout::default(),
         received: vec![(1, burst.len())],
         burst,
     }

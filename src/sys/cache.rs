@@ -1,5 +1,8 @@
 //! Hints to the caches of the processor.
 
+/// Bytes of a line.
+const LINE: usize = 64;
+
 /// Hints that a cache line is about to be read, or written. Never faults, whatever the address.
 #[inline]
 pub fn prefetch<const WRITE: bool>(line: *const u8) {
@@ -16,4 +19,23 @@ pub fn prefetch<const WRITE: bool>(line: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
+}
+
+/// The same for all lines of `len` bytes.
+#[inline]
+pub fn prefetch_all<const WRITE: bool>(start: *const u8, len: usize) {
+    // Several in a round: the loop would be most of the work.
+    const ROUND: usize = 4;
+    let mut line = start;
+    let lines = len.div_ceil(LINE);
+    for _ in 0..lines / ROUND {
+        for number in 0..ROUND {
+            prefetch::<WRITE>(line.wrapping_add(number * LINE));
+        }
+        line = line.wrapping_add(ROUND * LINE);
+    }
+    for _ in 0..lines % ROUND {
+        prefetch::<WRITE>(line);
+        line = line.wrapping_add(LINE);
+    }
 }

@@ -135,24 +135,10 @@ const NEXT: usize = 2 << 10;
 #[inline(never)]
 pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
     let len = from.rest_len.min(FETCHED);
-    for (segment, at, count) in pieces(from.rest, from.rest_skip, len) {
-        fetch::<false>(segment, at, count);
-    }
+    Place::new(from.rest, from.rest_skip, len).expect_all::<false>();
     // The first lines were fetched when the buffers were reserved.
     let known = from.header.len() + from.head.len();
-    for (segment, at, count) in pieces(to, known, len) {
-        fetch::<true>(segment, at, count);
-    }
-}
-
-/// Hints that a part of a segment is about to be read, or written.
-#[inline]
-fn fetch<const WRITE: bool>(segment: &Segment<'_>, at: usize, count: usize) {
-    let mut line = segment.ptr.wrapping_add(at).cast_const();
-    for _ in 0..count.div_ceil(64) {
-        cache::prefetch::<WRITE>(line);
-        line = line.wrapping_add(64);
-    }
+    Place::new(to, known, len).expect_all::<true>();
 }
 
 /// The parts of `segments` after the first `skip` bytes, at most `len` bytes in all.
@@ -291,85 +277,132 @@ pub(super) fn copy_front(
 
 #[inline(never)]
 fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLog>) -> usize {
-    let mut writer = Writer::new(dst, log);
+    let mut to = Place::new(dst, 0, usize::MAX);
+    let mut done = 0;
     for part in [header, head] {
-        // SAFETY: `part` is a slice, valid for its length.
-        unsafe { writer.put(part.as_ptr(), part.len()) };
+        let mut part = part;
+        while !part.is_empty() && to.here != 0 {
+            let count = to.here.min(part.len());
+            let (now, later) = part.split_at(count);
+            // SAFETY: `now` is a slice of `count` bytes, and `to` has as many.
+            unsafe { copy_bytes(to.ptr, now.as_ptr(), count) };
+            to.advance(count);
+            (done, part) = (done + count, later);
+        }
     }
-    writer.done
+    if let Some(log) = log {
+        mark_all(dst, 0, done, log);
+    }
+    done
 }
 
 /// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
 #[inline(never)]
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
-    let mut writer = Writer::new(dst, log);
-    writer.skip(done);
-    let mut parts = pieces(src.rest, src.rest_skip, src.rest_len).peekable();
-    while let Some((segment, from, count)) = parts.next() {
-        if let Some((next, from, count)) = parts.peek() {
-            fetch::<false>(next, *from, NEXT.min(*count));
+    let mut to = Place::new(dst, done, usize::MAX);
+    let mut from = Place::new(src.rest, src.rest_skip, src.rest_len);
+    let mut end = done;
+    from.expect_next();
+    loop {
+        let count = to.here.min(from.here);
+        if count == 0 {
+            break;
         }
-        // SAFETY: `from + count` is within the segment, which is valid for `'m`.
-        unsafe { writer.put(segment.ptr.add(from), count) };
+        // SAFETY: both places have `count` bytes, in segments that are valid for as long as they are borrowed.
+        unsafe { copy_part(to.ptr, from.ptr, count) };
+        end += count;
+        to.advance(count);
+        if from.advance(count) {
+            from.expect_next();
+        }
     }
-    writer.done
+    if let Some(log) = log {
+        mark_all(dst, done, end - done, log);
+    }
+    end
 }
 
-/// A position in a chain that is being filled.
-struct Writer<'s, 'm> {
-    dst: &'s [Segment<'m>],
-    at: usize,
-    done: usize,
-    log: Option<&'s DirtyLog>,
+/// Marks `len` bytes behind the first `skip` as written.
+#[cold]
+fn mark_all(segments: &[Segment<'_>], skip: usize, len: usize, log: &DirtyLog) {
+    for (segment, from, count) in pieces(segments, skip, len) {
+        segment.mark(Some(log), from, count);
+    }
 }
 
-impl<'s, 'm> Writer<'s, 'm> {
-    fn new(dst: &'s [Segment<'m>], log: Option<&'s DirtyLog>) -> Self {
-        Writer {
-            dst,
-            at: 0,
-            done: 0,
-            log,
+/// A place in a chain, and how far it is to be used.
+struct Place<'s, 'm> {
+    ptr: *mut u8,
+    /// Bytes from there to the end of the segment, or as many as are to be used; none at the end of the chain.
+    here: usize,
+    behind: &'s [Segment<'m>],
+    /// Bytes behind the segment that are to be used.
+    left: usize,
+}
+
+impl<'s, 'm> Place<'s, 'm> {
+    /// Behind the first `skip` bytes, for at most `len`.
+    #[inline]
+    fn new(segments: &'s [Segment<'m>], mut skip: usize, len: usize) -> Self {
+        let mut behind = segments;
+        while let Some((segment, next)) = behind.split_first()
+            && skip >= segment.len()
+        {
+            skip -= segment.len();
+            behind = next;
         }
+        let mut place = Place {
+            ptr: ptr::null_mut(),
+            here: 0,
+            behind,
+            left: len.saturating_add(skip),
+        };
+        if place.next() {
+            place.advance(skip);
+        }
+        place
     }
 
-    /// Goes on behind the next `len` bytes, which are written already.
+    /// Goes on in the next segment, if there is one.
     #[inline]
-    fn skip(&mut self, len: usize) {
-        self.done += len;
-        self.at += len;
-        while let Some(segment) = self.dst.first()
-            && self.at >= segment.len()
-        {
-            self.at -= segment.len();
-            self.dst = &self.dst[1..];
-        }
-    }
-
-    /// Appends `len` bytes, or what there is room for.
-    ///
-    /// # Safety
-    ///
-    /// `src` must be valid for reads of `len` bytes.
-    #[inline]
-    unsafe fn put(&mut self, mut src: *const u8, mut len: usize) {
-        while let Some(segment) = self.dst.first()
-            && len != 0
-        {
-            let count = len.min(segment.len() - self.at);
-            // SAFETY: `at + count` is within the segment, which is valid for `'m`; the caller
-            // guarantees `src`, of which `count` is at most what is left.
-            unsafe { copy_bytes(segment.ptr.add(self.at), src, count) };
-            segment.mark(self.log, self.at, count);
-            // SAFETY: `count` bytes of `src` were valid, so the end of them is too.
-            src = unsafe { src.add(count) };
-            len -= count;
-            self.done += count;
-            self.at += count;
-            if self.at == segment.len() {
-                self.dst = &self.dst[1..];
-                self.at = 0;
+    fn next(&mut self) -> bool {
+        match self.behind.split_first() {
+            Some((segment, behind)) if self.left != 0 => {
+                self.ptr = segment.ptr;
+                self.here = segment.len().min(self.left);
+                self.left -= self.here;
+                self.behind = behind;
+                true
             }
+            _ => false,
+        }
+    }
+
+    /// Goes on by `count` bytes, as many as are here at most; whether another segment begins.
+    #[inline]
+    fn advance(&mut self, count: usize) -> bool {
+        self.here -= count;
+        if self.here == 0 {
+            return self.next();
+        }
+        self.ptr = self.ptr.wrapping_add(count);
+        false
+    }
+
+    /// Hints that the segment behind this one is read next.
+    #[inline]
+    fn expect_next(&self) {
+        if let Some(next) = self.behind.first() {
+            cache::prefetch_all::<false>(next.ptr, next.len().min(self.left).min(NEXT));
+        }
+    }
+
+    /// Hints that all bytes from here on that are to be used are about to be read, or written.
+    #[inline]
+    fn expect_all<const WRITE: bool>(mut self) {
+        while self.here != 0 {
+            cache::prefetch_all::<WRITE>(self.ptr, self.here);
+            self.advance(self.here);
         }
     }
 }
@@ -413,6 +446,24 @@ pub(super) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
             *dst = first;
             *dst.add(len / 2) = middle;
             *dst.add(len - 1) = last;
+        }
+    }
+}
+
+/// The same for a part of a large frame, which is long most often.
+///
+/// # Safety
+///
+/// As for [`copy_bytes`].
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn copy_part(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: the caller guarantees what both ask for.
+    unsafe {
+        if len > 256 {
+            ptr::copy(src, dst, len);
+        } else {
+            copy_bytes(dst, src, len);
         }
     }
 }

@@ -31,6 +31,9 @@ impl DirtyLog {
 
     /// Marks the pages of `len` bytes at a guest address. Pages beyond the end of the log have no
     /// bit; they are ignored.
+    // A guest has a log only while it migrates.
+    #[cold]
+    #[inline(never)]
     pub fn mark(&self, guest_addr: u64, len: u64) {
         let Some(last) = len.checked_sub(1) else {
             return;

@@ -162,8 +162,14 @@ impl RxRing {
         };
         format.available(&mut walk.cursor)?;
         let mut wants = wants;
+        // The frame before took several buffers, so this one will.
+        let mut several = false;
         while starved_at.is_none() {
-            let singles = walk.singles(wants, frames);
+            let singles = if several {
+                0
+            } else {
+                walk.singles(wants, frames)
+            };
             let [want, behind @ ..] = &wants[singles..] else {
                 break;
             };
@@ -173,7 +179,9 @@ impl RxRing {
             let (first, pieces) = (walk.chains.len(), walk.sink.segments());
             match walk.frame(*want)? {
                 Outcome::Fits => {
-                    frames.push((walk.chains.len() - first) as u16);
+                    let buffers = walk.chains.len() - first;
+                    several = buffers > 1;
+                    frames.push(buffers as u16);
                     // No chain has fewer segments than one.
                     *single &= walk.sink.segments() - pieces == 1;
                 }
@@ -524,25 +532,25 @@ impl<F: Format> Walk<'_, '_, F> {
         let (cursor, room) = (self.cursor, self.room());
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let places = self.chains.as_mut_ptr().wrapping_add(chains);
-        let taken = self
-            .sink
-            .take_singles(self.format, &mut self.cursor, room, |number, single| {
-                // Each could carry a frame of its own, see `collect`.
-                if missing == 0 || single.len < least {
-                    return None;
-                }
-                let written = single.len.min(missing);
-                missing -= written;
-                let used = Used {
-                    id: single.id,
-                    slots: 1,
-                    written,
-                };
-                let end = (segments + number + 1) as u32;
-                // SAFETY: there are no more calls than `room`, which `chains` has behind its first elements.
-                unsafe { places.add(number).write(RxChain { used, end }) };
-                Some(written.max(least))
-            });
+        let taken =
+            self.sink
+                .take_singles(self.format, &mut self.cursor, room, |number, single| {
+                    // Each could carry a frame of its own, see `collect`.
+                    if missing == 0 || single.len < least {
+                        return None;
+                    }
+                    let written = single.len.min(missing);
+                    missing -= written;
+                    let used = Used {
+                        id: single.id,
+                        slots: 1,
+                        written,
+                    };
+                    let end = (segments + number + 1) as u32;
+                    // SAFETY: there are no more calls than `room`, which `chains` has behind its first elements.
+                    unsafe { places.add(number).write(RxChain { used, end }) };
+                    Some(written.max(least))
+                });
         if missing != 0 {
             self.cursor = cursor;
             self.sink.truncate(segments);
