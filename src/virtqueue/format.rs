@@ -90,8 +90,8 @@ pub(super) trait Format {
     /// Hints that the used element at `at` is about to be written.
     fn expect_used(&self, at: Spot);
 
-    /// Hints that the next chain is about to be taken; the one before it was `id`.
-    fn expect_next(&self, id: u16);
+    /// Hints that the chain at `at` is about to be taken; the one before it was `id`.
+    fn expect_next(&self, at: Spot, id: u16);
 
     /// Asks the guest not to kick. `at` is the next spot to take.
     fn disable_kicks(&self, at: Spot);

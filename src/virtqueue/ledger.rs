@@ -38,6 +38,12 @@ impl Ledger {
         self.next - self.oldest == self.ranges.len() as u64
     }
 
+    /// Whether there is no reservation.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.next == self.oldest
+    }
+
     pub fn push(&mut self, range: Range) -> Ticket {
         debug_assert!(!self.is_full());
         let ticket = Ticket(self.next);

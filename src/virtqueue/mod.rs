@@ -32,6 +32,7 @@ mod memory;
 mod order;
 mod packed;
 mod positions;
+mod put;
 mod ring;
 mod rx;
 mod sigbus;

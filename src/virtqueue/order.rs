@@ -53,6 +53,21 @@ impl Order {
         self.ledger.is_full()
     }
 
+    /// Whether everything that was claimed is published.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.ledger.is_empty()
+    }
+
+    /// The chains up to `next` were published without a claim, the used elements up to `used`. The order must be idle.
+    #[inline]
+    pub fn pass(&mut self, next: Cursor, used: Spot) {
+        debug_assert!(self.is_idle());
+        self.next = next;
+        self.frontier = next.spot;
+        self.used = used;
+    }
+
     /// Claims the `slots` slots from `avail` on, which the cursor has been moved behind.
     #[inline]
     pub fn claim(

@@ -512,7 +512,7 @@ impl Format for Packed {
     fn expect_used(&self, _: Spot) {}
 
     /// Nothing: it is where the cursor stands.
-    fn expect_next(&self, _: u16) {}
+    fn expect_next(&self, _: Spot, _: u16) {}
 
     fn wants_call(&self, signalled: u64, published: u64) -> bool {
         let events = u32::from_le(self.events(self.driver).load(Ordering::Relaxed));

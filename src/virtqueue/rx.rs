@@ -39,20 +39,20 @@ pub struct Reserved {
 }
 
 #[derive(Debug)]
-struct State {
-    order: Order,
+pub(super) struct State {
+    pub order: Order,
     /// Memory region of the last chain.
-    hint: usize,
+    pub hint: usize,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: CachePadded<Lock<State>>,
-    progress: CachePadded<Progress>,
+pub(super) struct Shared {
+    pub state: CachePadded<Lock<State>>,
+    pub progress: CachePadded<Progress>,
     /// Buffers were seen since the start.
     posted: AtomicBool,
     /// When the present drought began: 0 there is none, [`UNTIMED`] nobody has asked the time yet.
-    starved_at: AtomicU64,
+    pub starved_at: AtomicU64,
 }
 
 const UNTIMED: u64 = u64::MAX;
@@ -60,8 +60,8 @@ const UNTIMED: u64 = u64::MAX;
 /// A running RX ring.
 #[derive(Debug)]
 pub struct RxRing {
-    window: Window,
-    shared: Arc<Shared>,
+    pub(super) window: Window,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl RingConfig {
@@ -216,13 +216,20 @@ impl RxRing {
     /// with what is completed, not here: a sender may cancel what is not enough for it, every time.
     #[inline]
     fn note(&self, reserved: &Reserved) {
-        let Shared {
-            posted, starved_at, ..
-        } = &*self.shared;
+        let starved_at = &self.shared.starved_at;
         if reserved.starved && starved_at.load(Ordering::Relaxed) == 0 {
             starved_at.store(UNTIMED, Ordering::Relaxed);
         }
-        if reserved.granted != 0 && !posted.load(Ordering::Relaxed) {
+        if reserved.granted != 0 {
+            self.note_posted();
+        }
+    }
+
+    /// The guest has posted buffers.
+    #[inline]
+    pub(super) fn note_posted(&self) {
+        let posted = &self.shared.posted;
+        if !posted.load(Ordering::Relaxed) {
             posted.store(true, Ordering::Relaxed);
         }
     }
@@ -345,7 +352,7 @@ impl RxRing {
 
     /// Hints that the next buffer is about to be written to. Until then nobody else does, so it may be long before.
     #[inline]
-    fn expect<F: Format>(&self, format: &F, next: Cursor, hint: usize) {
+    pub(super) fn expect<F: Format>(&self, format: &F, next: Cursor, hint: usize) {
         if format.reach(next) > 0
             && let Some(Single { addr, len, .. }) = format.single::<true>(next, 0)
             && let Some(buffer) = Lookup::new(&self.window.memory, hint).find_here(addr, len)

@@ -302,7 +302,9 @@ impl Format for Split {
     }
 
     #[inline]
-    fn expect_next(&self, id: u16) {
+    fn expect_next(&self, at: Spot, id: u16) {
+        let entry = 2 + usize::from(self.slot(at.index));
+        cache::prefetch::<false>(self.avail.wrapping_add(entry).cast());
         // Drivers take descriptors in turn, or the one again that came back last.
         for id in [id, self.slot(id.wrapping_add(1))] {
             let place = self.desc.wrapping_add(usize::from(id) * DESCRIPTOR);

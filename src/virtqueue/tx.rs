@@ -163,13 +163,23 @@ impl TxRing {
     pub fn silence(&self) -> Option<Silence> {
         let state = self.shared.state.try_lock()?;
         let idle = state.peeked.is_empty();
-        idle.then_some(Silence(state.head.spot))
+        idle.then_some(Silence {
+            next: state.head.spot,
+            last: state.last,
+        })
     }
 
-    /// Whether it still looks so. Takes no lock: it is for the worker that serves the ring, and has taken nothing since.
+    /// Whether it still looks so; if not, what has come is on its way here. Takes no lock: it is for the worker that serves
+    /// the ring, and has taken nothing since.
     #[inline]
-    pub fn is_silent(&self, Silence(next): Silence) -> bool {
-        with_format!(&self.window.layout, f => f.is_silent(next))
+    pub fn is_silent(&self, Silence { next, last }: Silence) -> bool {
+        with_format!(&self.window.layout, f => {
+            let silent = f.is_silent(next);
+            if !silent {
+                f.expect_next(next, last);
+            }
+            silent
+        })
     }
 
     /// Where to go on, for `GET_VRING_BASE` after quiescence: what [`ResumeAt::Base`] takes.
@@ -203,7 +213,12 @@ impl TxRing {
 
 /// What a ring looks like in which there is nothing, see [`TxRing::silence`].
 #[derive(Debug, Clone, Copy)]
-pub struct Silence(Spot);
+pub struct Silence {
+    /// Where the next chain will be.
+    next: Spot,
+    /// The id of the last one.
+    last: u16,
+}
 
 /// The ring, taken by one worker.
 pub struct TxGuard<'m> {
@@ -262,7 +277,7 @@ impl<'m> TxGuard<'m> {
                 break;
             }
             if index == 0 {
-                format.expect_next(state.last);
+                format.expect_next(cursor.spot, state.last);
             }
             if index == state.peeked.len() {
                 // Not seen before, so that there is nothing to compare them with.

@@ -65,6 +65,8 @@ pub struct Moment {
 
 impl Path {
     /// Serves queue number `index` among the transmit rings of the port `id` once.
+    // Not in the round, which would have to find room for a burst on the stack to look at silent rings.
+    #[inline(never)]
     pub fn turn(&mut self, snapshot: &Snapshot, id: PortId, index: usize, at: Moment) -> Turn {
         let here = (snapshot, at.worker);
         let rings = snapshot.port(id).and_then(|port| port.attachment.rings());

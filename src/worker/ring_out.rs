@@ -104,6 +104,9 @@ impl<'a> RingOut<'a> {
         if !frame.is_plain() {
             return false;
         }
+        if frame.rest_len() == 0 {
+            return self.put(job, frame);
+        }
         let want = self.rings.header_len + job.len_of(frame);
         let mut reserved = RxBatch::new();
         // An error comes again, and is reported then.
@@ -111,21 +114,28 @@ impl<'a> RingOut<'a> {
         else {
             return false;
         };
-        match reserved.singles() {
-            Some(buffer) if frame.rest_len() == 0 => {
-                self.copy_simple::<false>(buffer, burst, outcome);
-            }
-            _ => {
-                for grant in reserved.grants() {
-                    if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
-                        outcome.dropped(job.account(), reason);
-                    }
-                }
+        for grant in reserved.grants() {
+            if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
+                outcome.dropped(job.account(), reason);
             }
         }
         self.count();
         self.ring.complete(&mut reserved);
         true
+    }
+
+    /// The same for a frame of which there is no more than a head.
+    #[inline]
+    fn put(&self, job: &Job, frame: &Frame) -> bool {
+        let header = (VnetHeader::PLAIN, self.rings.header_len);
+        let mut front = Front::new(header, job.action);
+        let Some((front, head)) = front.of(frame.head()) else {
+            return false;
+        };
+        self.ring.put(front, head, || {
+            let sum = Sum::one(frame.header.dst, job.len_of(frame));
+            self.counts.rx(job.vid, sum);
+        })
     }
 
     /// Looks at the first jobs, as many as are done at once.

@@ -1,0 +1,77 @@
+//! RX: one short frame into one buffer, by the shortest way.
+//!
+//! Reserved, written and shown while the ring's lock is held. What is written is our own memory, so that nobody but the
+//! ring's guest can make it take long.
+
+use std::iter;
+use std::slice;
+use std::sync::atomic::Ordering;
+
+use super::copy::{self, Segment};
+use super::format::{Format, Single, Used};
+use super::memory::{GuestMemory, Lookup};
+use super::ring::with_format;
+use super::rx::RxRing;
+
+impl RxRing {
+    /// Writes a frame that consists of `header` and `head` into the next buffer, and shows it to the guest; `delivered` is
+    /// called before. False where that is not all: somebody has a reservation, there is no buffer, or the next chain
+    /// is not of the simplest kind and large enough. Then nothing was done, and [`RxRing::reserve`] finds out.
+    #[inline]
+    pub fn put(&self, header: &[u8], head: &[u8], delivered: impl FnOnce()) -> bool {
+        with_format!(&self.window.layout, f => self.put_in(f, (header, head), delivered))
+    }
+
+    #[inline]
+    fn put_in<F: Format>(
+        &self,
+        format: &F,
+        (header, head): (&[u8], &[u8]),
+        delivered: impl FnOnce(),
+    ) -> bool {
+        let memory: &GuestMemory = &self.window.memory;
+        // A drought ends by `complete`.
+        if self.shared.starved_at.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        let mut state = self.shared.state.lock();
+        let hint = state.hint;
+        let mut next = state.order.next;
+        if !state.order.is_idle() || !format.available(&mut next).unwrap_or(false) {
+            return false;
+        }
+        let Some(Single { addr, len, id }) = format.single::<true>(next, 0) else {
+            return false;
+        };
+        let written = header.len() + head.len();
+        let Some(ptr) = Lookup::new(memory, hint)
+            .find_here(addr, len)
+            .filter(|_| written <= len as usize)
+        else {
+            return false;
+        };
+        let from = state.order.used;
+        format.expect_used(from);
+        let written = written as u32;
+        // SAFETY: `ptr` was just looked up for `len` bytes, which is no less, in the memory that this ring holds.
+        let buffer = unsafe { Segment::new(ptr, written, addr) };
+        let log = self.window.log.as_deref();
+        copy::copy_front(slice::from_ref(&buffer), header, head, log);
+        delivered();
+        let used = Used {
+            id,
+            slots: 1,
+            written,
+        };
+        format.fill(from, iter::once(used));
+        let to = format.advance(from, 1);
+        format.publish(from, to);
+        next.spot = format.advance(next.spot, 1);
+        state.order.pass(next, to);
+        self.shared.progress.add(1);
+        drop(state);
+        self.note_posted();
+        self.expect(format, next, hint);
+        true
+    }
+}
