@@ -105,8 +105,22 @@ impl<'a> RingOut<'a> {
             return false;
         }
         if frame.rest_len() == 0 {
-            return self.put(job, frame);
+            self.put(job, frame)
+        } else {
+            self.send_one(job, frame, burst.payload, outcome)
         }
+    }
+
+    /// The same for a frame that is more than a head.
+    // Not where it is called, which would have to find room for a reservation on the stack for short frames too.
+    #[inline(never)]
+    fn send_one(
+        &mut self,
+        job: &Job,
+        frame: &Frame,
+        payload: Payload<'_, '_>,
+        outcome: &mut impl Outcome,
+    ) -> bool {
         let want = self.rings.header_len + job.len_of(frame);
         let mut reserved = RxBatch::new();
         // An error comes again, and is reported then.
@@ -115,7 +129,7 @@ impl<'a> RingOut<'a> {
             return false;
         };
         for grant in reserved.grants() {
-            if let Err(reason) = self.copy(&grant, job, frame, burst.payload) {
+            if let Err(reason) = self.copy(&grant, job, frame, payload) {
                 outcome.dropped(job.account(), reason);
             }
         }
@@ -124,7 +138,7 @@ impl<'a> RingOut<'a> {
         true
     }
 
-    /// The same for a frame of which there is no more than a head.
+    /// The same for a frame that is no more than a head.
     #[inline]
     fn put(&self, job: &Job, frame: &Frame) -> bool {
         let header = (VnetHeader::PLAIN, self.rings.header_len);
