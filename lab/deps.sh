@@ -110,14 +110,14 @@ tsan() {
   rustup component add rust-src >&2
 }
 
-# What `make bench` compares with, and pages of 2 MiB for it: 2.5 GiB.
+# What `make bench` compares with, and pages of 2 MiB for it: 3.5 GiB.
 bench() {
   install dpdk-dev gcc iproute2 libc6-dev openvswitch-switch-dpdk pkg-config python3
   local pages=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
-  (($(< $pages) >= 1280)) && return
-  say "reserving 2.5 GiB of memory as huge pages, until the next start of the system"
-  echo 1280 | as_root tee $pages > /dev/null
-  (($(< $pages) >= 1280)) || { say "there is not so much free memory in one piece"; exit 1; }
+  (($(< $pages) >= 1792)) && return
+  say "reserving 3.5 GiB of memory as huge pages, until the next start of the system"
+  echo 1792 | as_root tee $pages > /dev/null
+  (($(< $pages) >= 1792)) || { say "there is not so much free memory in one piece"; exit 1; }
 }
 
 networks() { install busybox-static iproute2 nftables python3; }

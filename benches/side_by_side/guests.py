@@ -43,6 +43,8 @@ def measure(peer, case, cpus):
         guests.wait()
     if not found:
         raise RuntimeError(f'the guests of {peer.name} measured nothing: {tail(log)}')
+    if not idle and not all(window['mpps'] for window in found):
+        raise RuntimeError(f'nothing came through {peer.name}: {tail(peer.log)}')
     return found
 
 

@@ -14,7 +14,7 @@ ovsdb-server conf.db --remote="punix:$OVS_RUNDIR/db.sock" --log-file -vconsole:o
 for _ in {1..100}; do [[ -S db.sock ]] && break; sleep 0.05; done
 mask=$(printf '0x%x' $((1 << cpu)))
 vsctl init -- set Open_vSwitch . other_config:dpdk-init=true other_config:dpdk-lcore-mask="$mask" \
-  other_config:pmd-cpu-mask="$mask" other_config:dpdk-socket-mem=1024 \
+  other_config:pmd-cpu-mask="$mask" other_config:dpdk-socket-mem=2048 \
   other_config:dpdk-extra='--no-pci --no-telemetry --in-memory --single-file-segments' "${@/#/other_config:}"
 /usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk "$db" --unixctl="$OVS_RUNDIR/ctl" --log-file -vconsole:off &
 vsctl add-br evb -- set bridge evb datapath_type=netdev fail-mode=standalone

@@ -43,11 +43,6 @@ def _lines(path):
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def _stalls(window):
-    """Whether nothing came through, of all that was sent."""
-    return window['place'] != 'idle' and window.get('mpps') == 0
-
-
 def line(case, peer, window):
     """A window, for the console."""
     words = [f'{case:28} {peer:9}']
@@ -77,12 +72,9 @@ class Results:
         # Windows of different placements do not compare.
         self.place = places.most_common(1)[0][0] if places else 'near'
         shown = [row for row in clean if row['place'] in (self.place, 'idle')]
-        # A peer that stands still says nothing of its speed, and is told of by itself.
-        self.stalls = collections.Counter((row['peer'], row['case']) for row in shown if _stalls(row))
         self.rounds = collections.defaultdict(lambda: collections.defaultdict(list))
         for row in shown:
-            if not _stalls(row):
-                self.rounds[row['case'], row['peer']][row['round']].append(row)
+            self.rounds[row['case'], row['peer']][row['round']].append(row)
 
     def values(self, case, peer, key):
         """The median of each round."""
@@ -103,7 +95,7 @@ class Results:
     def ratios(self, case, peer, key):
         """evb's to the peer's, in each round that has both."""
         ours, theirs = self.values(case, 'evb', key), self.values(case, peer, key)
-        return [ours[number] / theirs[number] for number in ours if theirs.get(number)]
+        return [ours[number] / theirs[number] for number in ours if number in theirs]
 
 
 def _number(value):
@@ -210,12 +202,6 @@ def _plots(results, cases):
     return {name: f'![{name}]({name})\n' for name in pages}
 
 
-def _stood_still(results):
-    """Windows that are not shown because nothing came through, in words."""
-    said = [f'{count} of {NAMES[peer]} in "{case}"' for (peer, case), count in sorted(results.stalls.items())]
-    return f', but for those in which nothing came through: {", ".join(said)}' if said else ''
-
-
 def write(path):
     """The page, from a file of results."""
     if not rows_of(path) or not (results := Results(path)).clean:
@@ -225,8 +211,7 @@ def write(path):
     cases, rates, ratios = _load(results)
     pictures = _plots(results, cases)
     noise = (f'{results.windows} windows, of which {results.clean} count: in the others somebody else used the CPUs, '
-             f'or the hypervisor moved them. Shown are those in which the two CPUs were "{results.place}"'
-             f'{_stood_still(results)}.\n')
+             f'or the hypervisor moved them. Shown are those in which the two CPUs were "{results.place}".\n')
     machine = _table(['', results.machine['when']], [list(pair) for pair in results.machine['machine'].items()])
     parts = [HEAD, '## Frames\n', rates, ratios, pictures.get('frames.svg', ''), pictures.get('flows.svg', ''),
              '## Latency\n', _latency(results), pictures.get('latency.svg', ''), '## CPU of the switch\n',
