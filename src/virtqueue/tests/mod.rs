@@ -8,6 +8,7 @@ mod packed;
 mod packed_guest;
 mod packed_hostile;
 mod positions;
+mod put;
 mod receive;
 mod sigbus;
 mod threads;

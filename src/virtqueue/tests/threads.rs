@@ -11,6 +11,10 @@ const WRITERS: u8 = 4;
 const FRAMES: u32 = 3000;
 const BUFFERS: u16 = 64;
 const BUFFER: u32 = 512;
+/// A header of a frame in one buffer.
+const ONE_BUFFER: [u8; 12] = [
+    0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 1, 0,
+];
 
 /// A small generator, so that every run is the same as far as threads allow.
 struct Random(u64);
@@ -38,6 +42,15 @@ fn write_frames(ring: &RxRing, writer: u8, stop: &AtomicBool) {
     let mut sequence = 0;
     let mut batch = RxBatch::new();
     while sequence < FRAMES && !stop.load(Ordering::Relaxed) {
+        if random.below(3) == 0 {
+            // One in one step, if nobody else is at it.
+            let body = body(writer, sequence, 20 + random.below(100) as usize);
+            if ring.put(&ONE_BUFFER, &body, || ()) {
+                ring.notify().unwrap();
+                sequence += 1;
+            }
+            continue;
+        }
         let count = random.below(6).min(FRAMES - sequence - 1) as usize + 1;
         let bodies: Vec<_> = (0..count as u32)
             .map(|i| body(writer, sequence + i, 20 + random.below(1800) as usize))
