@@ -5,7 +5,8 @@
 //!
 //! What the model is worth was tried out by mistakes made on purpose. It fails when the lock is taken or released with
 //! `Relaxed`, or taken without a swap; when the ledger gives away a range that is not finished or not the oldest, or not
-//! all that are; when a claim is withdrawn or shortened that is not the newest; and when a position is not taken back.
+//! all that are; when a claim is withdrawn or shortened that is not the newest; when a position is not taken back; and when
+//! a frame is put while there is a reservation.
 
 #[path = "../src/virtqueue/ledger.rs"]
 #[allow(dead_code)]
@@ -72,7 +73,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU16, Ordering};
 use loom::thread;
 use order::{Claim, Order};
-use spot::Spot;
+use spot::{Cursor, Spot};
 
 /// Slots of the ring, and buffers, all of which the guest has posted in this order.
 const SIZE: u16 = 4;
@@ -171,6 +172,31 @@ impl Ring {
         });
         // SAFETY: this is the claim under test: the lock is held.
         self.published.with_mut(|sum| unsafe { *sum += slots });
+    }
+
+    /// As `RxRing::put` does; false, and nothing done, while somebody has a reservation.
+    fn put(&self, frame: u32) -> bool {
+        let mut order = self.order.lock();
+        if !order.is_idle() {
+            return false;
+        }
+        let (start, used) = (order.next, order.used);
+        let buffer = slot(start.spot.index);
+        self.write(&[buffer], frame);
+        // SAFETY: this is the claim under test: no other writer and no guest is at this element.
+        self.elements[slot(used.index)].with_mut(|element| unsafe { *element = Some(buffer) });
+        let index = self.used_index.load(Ordering::Relaxed);
+        assert_eq!(index, used.index, "not in the order of reservation");
+        let next = advance(used, 1);
+        self.used_index.store(next.index, Ordering::Release);
+        let behind = Cursor {
+            spot: advance(start.spot, 1),
+            ..start
+        };
+        order.pass(behind, next);
+        // SAFETY: this is the claim under test: the lock is held.
+        self.published.with_mut(|sum| unsafe { *sum += 1 });
+        true
     }
 
     /// As `RxRing::cancel` does; whether the buffers were taken back.
@@ -291,6 +317,22 @@ fn so_do_those_of_writers_that_come_again() {
             let held = ring.reserve(1);
             ring.write(&held.buffers, frame + number);
             ring.complete(&held);
+        }
+        0
+    };
+    check(writer, &[10, 11, 20, 21], 2);
+}
+
+#[test]
+fn so_do_those_that_are_put_in_one_step() {
+    let writer = |ring: &Ring, number: u32| {
+        for frame in [10, 20] {
+            // One of them begins with a reservation.
+            if (number, frame) == (0, 10) || !ring.put(frame + number) {
+                let held = ring.reserve(1);
+                ring.write(&held.buffers, frame + number);
+                ring.complete(&held);
+            }
         }
         0
     };
