@@ -135,29 +135,65 @@ const NEXT: usize = 2 << 10;
 #[inline(never)]
 pub fn prefetch(from: &Gather<'_>, to: &[Segment<'_>]) {
     let len = from.rest_len.min(FETCHED);
-    Place::new(from.rest, from.rest_skip, len).expect_all::<false>();
+    for (segment, at, count) in pieces(from.rest, from.rest_skip, len) {
+        cache::prefetch_all::<false>(segment.ptr.wrapping_add(at), count);
+    }
     // The first lines were fetched when the buffers were reserved.
     let known = from.header.len() + from.head.len();
-    Place::new(to, known, len).expect_all::<true>();
+    for (segment, at, count) in pieces(to, known, len) {
+        cache::prefetch_all::<true>(segment.ptr.wrapping_add(at), count);
+    }
 }
 
 /// The parts of `segments` after the first `skip` bytes, at most `len` bytes in all.
 #[inline]
 pub(super) fn pieces<'s, 'm>(
     segments: &'s [Segment<'m>],
-    mut skip: usize,
-    mut len: usize,
-) -> impl Iterator<Item = (&'s Segment<'m>, usize, usize)> {
-    segments.iter().filter_map(move |segment| {
-        if skip >= segment.len() {
-            skip -= segment.len();
-            return None;
+    skip: usize,
+    len: usize,
+) -> Pieces<'s, 'm> {
+    Pieces {
+        behind: segments,
+        skip,
+        left: len,
+    }
+}
+
+/// What [`pieces`] returns: segments, each with the first byte that is meant and how many, at least one.
+pub(super) struct Pieces<'s, 'm> {
+    behind: &'s [Segment<'m>],
+    skip: usize,
+    left: usize,
+}
+
+impl Pieces<'_, '_> {
+    /// Hints that the next one is about to be read.
+    #[inline]
+    fn expect_next(&self) {
+        if let Some(next) = self.behind.first() {
+            cache::prefetch_all::<false>(next.ptr, next.len().min(self.left).min(NEXT));
         }
-        let from = std::mem::take(&mut skip);
-        let count = (segment.len() - from).min(len);
-        len -= count;
-        (count != 0).then_some((segment, from, count))
-    })
+    }
+}
+
+impl<'s, 'm> Iterator for Pieces<'s, 'm> {
+    type Item = (&'s Segment<'m>, usize, usize);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left != 0 {
+            let (segment, behind) = self.behind.split_first()?;
+            self.behind = behind;
+            if self.skip < segment.len() {
+                let from = std::mem::take(&mut self.skip);
+                let count = (segment.len() - from).min(self.left);
+                self.left -= count;
+                return Some((segment, from, count));
+            }
+            self.skip -= segment.len();
+        }
+        None
+    }
 }
 
 /// Copies out of a chain, starting at byte `offset`. Returns how many bytes there were.
@@ -277,18 +313,11 @@ pub(super) fn copy_front(
 
 #[inline(never)]
 fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLog>) -> usize {
-    let mut to = Place::new(dst, 0, usize::MAX);
+    let mut to = Place::new(dst, 0);
     let mut done = 0;
     for part in [header, head] {
-        let mut part = part;
-        while !part.is_empty() && to.here != 0 {
-            let count = to.here.min(part.len());
-            let (now, later) = part.split_at(count);
-            // SAFETY: `now` is a slice of `count` bytes, and `to` has as many.
-            unsafe { copy_bytes(to.ptr, now.as_ptr(), count) };
-            to.advance(count);
-            (done, part) = (done + count, later);
-        }
+        // SAFETY: `part` is a slice, valid for its length.
+        done += unsafe { to.put(part.as_ptr(), part.len()) };
     }
     if let Some(log) = log {
         mark_all(dst, 0, done, log);
@@ -299,22 +328,13 @@ fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLo
 /// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
 #[inline(never)]
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
-    let mut to = Place::new(dst, done, usize::MAX);
-    let mut from = Place::new(src.rest, src.rest_skip, src.rest_len);
+    let mut to = Place::new(dst, done);
     let mut end = done;
-    from.expect_next();
-    loop {
-        let count = to.here.min(from.here);
-        if count == 0 {
-            break;
-        }
-        // SAFETY: both places have `count` bytes, in segments that are valid for as long as they are borrowed.
-        unsafe { copy_part(to.ptr, from.ptr, count) };
-        end += count;
-        to.advance(count);
-        if from.advance(count) {
-            from.expect_next();
-        }
+    let mut parts = pieces(src.rest, src.rest_skip, src.rest_len);
+    while let Some((segment, from, count)) = parts.next() {
+        parts.expect_next();
+        // SAFETY: `from + count` is within the segment, which is valid for `'m`.
+        end += unsafe { to.put(segment.ptr.add(from), count) };
     }
     if let Some(log) = log {
         mark_all(dst, done, end - done, log);
@@ -330,79 +350,55 @@ fn mark_all(segments: &[Segment<'_>], skip: usize, len: usize, log: &DirtyLog) {
     }
 }
 
-/// A place in a chain, and how far it is to be used.
+/// A place in a chain that is being filled.
 struct Place<'s, 'm> {
     ptr: *mut u8,
-    /// Bytes from there to the end of the segment, or as many as are to be used; none at the end of the chain.
+    /// Bytes from there to the end of the segment; none at the end of the chain.
     here: usize,
     behind: &'s [Segment<'m>],
-    /// Bytes behind the segment that are to be used.
-    left: usize,
 }
 
 impl<'s, 'm> Place<'s, 'm> {
-    /// Behind the first `skip` bytes, for at most `len`.
+    /// Behind the first `skip` bytes.
     #[inline]
-    fn new(segments: &'s [Segment<'m>], mut skip: usize, len: usize) -> Self {
-        let mut behind = segments;
-        while let Some((segment, next)) = behind.split_first()
-            && skip >= segment.len()
-        {
-            skip -= segment.len();
-            behind = next;
+    fn new(segments: &'s [Segment<'m>], skip: usize) -> Self {
+        let mut parts = pieces(segments, skip, usize::MAX);
+        let first = parts.next();
+        let (ptr, here) = first.map_or((ptr::null_mut(), 0), |(segment, from, count)| {
+            (segment.ptr.wrapping_add(from), count)
+        });
+        Place {
+            ptr,
+            here,
+            behind: parts.behind,
         }
-        let mut place = Place {
-            ptr: ptr::null_mut(),
-            here: 0,
-            behind,
-            left: len.saturating_add(skip),
-        };
-        if place.next() {
-            place.advance(skip);
-        }
-        place
     }
 
-    /// Goes on in the next segment, if there is one.
+    /// Appends `len` bytes, or what there is room for; how many.
+    ///
+    /// # Safety
+    ///
+    /// `from` must be valid for reads of `len` bytes.
     #[inline]
-    fn next(&mut self) -> bool {
-        match self.behind.split_first() {
-            Some((segment, behind)) if self.left != 0 => {
-                self.ptr = segment.ptr;
-                self.here = segment.len().min(self.left);
-                self.left -= self.here;
-                self.behind = behind;
-                true
+    unsafe fn put(&mut self, from: *const u8, len: usize) -> usize {
+        let mut done = 0;
+        loop {
+            let count = (len - done).min(self.here);
+            if count == 0 {
+                return done;
             }
-            _ => false,
-        }
-    }
-
-    /// Goes on by `count` bytes, as many as are here at most; whether another segment begins.
-    #[inline]
-    fn advance(&mut self, count: usize) -> bool {
-        self.here -= count;
-        if self.here == 0 {
-            return self.next();
-        }
-        self.ptr = self.ptr.wrapping_add(count);
-        false
-    }
-
-    /// Hints that the segment behind this one is read next.
-    #[inline]
-    fn expect_next(&self) {
-        if let Some(next) = self.behind.first() {
-            cache::prefetch_all::<false>(next.ptr, next.len().min(self.left).min(NEXT));
-        }
-    }
-
-    /// Hints that all bytes from here on that are to be used are about to be read, or written.
-    #[inline]
-    fn expect_all<const WRITE: bool>(mut self) {
-        while self.here != 0 {
-            cache::prefetch_all::<WRITE>(self.ptr, self.here);
-            self.advance(self.here);
+            // SAFETY: the place has `count` bytes, in a segment that is valid for `'m`; the caller guarantees `len` bytes,
+            // of which `count` is at most what is left.
+            unsafe { copy_part(self.ptr, from.add(done), count) };
+            done += count;
+            self.ptr = self.ptr.wrapping_add(count);
+            self.here -= count;
+            if self.here == 0
+                && let Some((segment, behind)) = self.behind.split_first()
+            {
+                (self.ptr, self.here) = (segment.ptr, segment.len());
+                self.behind = behind;
+            }
         }
     }
 }
@@ -455,15 +451,19 @@ pub(super) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
 /// # Safety
 ///
 /// As for [`copy_bytes`].
-#[inline(always)]
-#[allow(clippy::inline_always)]
+#[inline]
 unsafe fn copy_part(dst: *mut u8, src: *const u8, len: usize) {
+    #[inline(never)]
+    unsafe fn copy_short(dst: *mut u8, src: *const u8, len: usize) {
+        // SAFETY: as the caller says.
+        unsafe { copy_bytes(dst, src, len) }
+    }
     // SAFETY: the caller guarantees what both ask for.
     unsafe {
         if len > 256 {
             ptr::copy(src, dst, len);
         } else {
-            copy_bytes(dst, src, len);
+            copy_short(dst, src, len);
         }
     }
 }

@@ -17,9 +17,6 @@ use crate::sys::cache;
 /// chain within one region fits alone.
 pub(super) const MAX_SEGMENTS: usize = 1024;
 
-/// Bytes of a chain that are read as soon as it is taken, about.
-const EARLY: u64 = 256;
-
 /// Segments of a batch.
 pub(super) type Segments<'m> = ArrayVec<Segment<'m>, MAX_SEGMENTS>;
 
@@ -296,11 +293,8 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         } else {
             len
         };
-        // What is read late is fetched late.
-        if WRITE || self.state.len < EARLY {
-            prefetch::<WRITE>(ptr);
-        }
         self.state.len += u64::from(used);
+        prefetch::<WRITE>(ptr);
         // SAFETY: `ptr` was just looked up for at least `used` bytes in the memory that `lookup`
         // borrows for `'m`.
         let segment = unsafe { Segment::new(ptr, used, guest) };
