@@ -45,8 +45,9 @@ const BUFFERS: usize = 256;
 const BUFFER: usize = 2048;
 /// Bytes that copies walk through: more than the nearest caches have, as guests' buffers are.
 const ROOM: usize = 4 << 20;
-/// The same for a sender whose frames no cache has any more, each in parts of [`PART`] bytes.
+/// The same for a sender whose frames no cache has any more.
 const MEMORY: usize = 128 << 20;
+/// Bytes of the parts in which frames lie that are copied into a guest's buffers.
 const PART: usize = 2048;
 /// Parts of the largest frame.
 const PARTS: usize = SIZES[SIZES.len() - 1].div_ceil(PART);
@@ -292,7 +293,8 @@ fn walk(size: usize, piece: usize, copy: impl Fn(&mut [u8], &[u8]) + 'static) ->
     })
 }
 
-/// Copies frames that lie in parts, anew in so many bytes, into buffers of a guest, as many as it has.
+/// Copies frames into buffers of a guest, as many as it has. They lie in parts, in `room` bytes that are walked through again
+/// and again.
 fn copy(size: usize, room: usize) -> Run {
     let (mut guest, mut scratch) = guest(FORMATS[0].1);
     let mut from = vec![1; room];

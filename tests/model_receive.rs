@@ -193,7 +193,7 @@ impl Ring {
             spot: advance(start.spot, 1),
             ..start
         };
-        order.pass(behind, next);
+        order.step_over(behind, next);
         // SAFETY: this is the claim under test: the lock is held.
         self.published.with_mut(|sum| unsafe { *sum += 1 });
         true
@@ -337,6 +337,25 @@ fn so_do_those_that_are_put_in_one_step() {
         0
     };
     check(writer, &[10, 11, 20, 21], 2);
+}
+
+#[test]
+fn and_those_that_are_put_where_a_reservation_was_taken_back() {
+    let writer = |ring: &Ring, number: u32| {
+        let mut zeros = 0;
+        if number == 0 {
+            let held = ring.reserve(1);
+            ring.write(&held.buffers, 30);
+            zeros = usize::from(!ring.cancel(&held));
+        }
+        if !ring.put(10 + number) {
+            let held = ring.reserve(1);
+            ring.write(&held.buffers, 10 + number);
+            ring.complete(&held);
+        }
+        zeros
+    };
+    check(writer, &[10, 11], 3);
 }
 
 #[test]

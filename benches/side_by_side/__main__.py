@@ -95,6 +95,7 @@ def one_round(case, peers, cpus, number, note):
                     windows = guests.measure(peers[name], case, cpus)
         except RuntimeError as error:
             print(f'{case.name}: {error}', file=sys.stderr)
+            note(case=case.name, peer=name, round=stamp, failed=str(error))
             continue
         for window in windows:
             note(case=case.name, peer=name, round=stamp, **window)

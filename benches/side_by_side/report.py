@@ -34,7 +34,7 @@ NOTES = '''
 
 def rows_of(path):
     """The windows in a file of results."""
-    return [row for row in _lines(path) if 'case' in row]
+    return [row for row in _lines(path) if 'case' in row and 'failed' not in row]
 
 
 def _lines(path):
@@ -64,7 +64,10 @@ class Results:
     def __init__(self, path):
         lines = _lines(path)
         self.machine = next(row for row in reversed(lines) if 'machine' in row)
-        rows = [row for row in lines if 'case' in row and row['build'] == self.machine['build']]
+        lines = [row for row in lines if row['build'] == self.machine['build']]
+        # Turns in which a peer did not do what it was to.
+        self.failed = collections.Counter((row['peer'], row['case']) for row in lines if 'failed' in row)
+        rows = [row for row in lines if 'case' in row and 'failed' not in row]
         self.windows = len(rows)
         clean = [row for row in rows if not row['noisy'] and row['place']]
         self.clean = len(clean)
@@ -202,6 +205,12 @@ def _plots(results, cases):
     return {name: f'![{name}]({name})\n' for name in pages}
 
 
+def _failed(results):
+    """Turns that failed, in words."""
+    said = [f'{count} of {NAMES[peer]} in "{case}"' for (peer, case), count in sorted(results.failed.items())]
+    return f' Turns that failed: {", ".join(said)}.' if said else ''
+
+
 def write(path):
     """The page, from a file of results."""
     if not rows_of(path) or not (results := Results(path)).clean:
@@ -211,7 +220,8 @@ def write(path):
     cases, rates, ratios = _load(results)
     pictures = _plots(results, cases)
     noise = (f'{results.windows} windows, of which {results.clean} count: in the others somebody else used the CPUs, '
-             f'or the hypervisor moved them. Shown are those in which the two CPUs were "{results.place}".\n')
+             f'or the hypervisor moved them. Shown are those in which the two CPUs were "{results.place}".'
+             f'{_failed(results)}\n')
     machine = _table(['', results.machine['when']], [list(pair) for pair in results.machine['machine'].items()])
     parts = [HEAD, '## Frames\n', rates, ratios, pictures.get('frames.svg', ''), pictures.get('flows.svg', ''),
              '## Latency\n', _latency(results), pictures.get('latency.svg', ''), '## CPU of the switch\n',

@@ -21,7 +21,7 @@ pub fn prefetch<const WRITE: bool>(line: *const u8) {
     let _ = line;
 }
 
-/// The same for all lines of `len` bytes.
+/// The same for the lines of `len` bytes that begin with a line; of others the last may be missing.
 #[inline]
 pub fn prefetch_all<const WRITE: bool>(start: *const u8, len: usize) {
     // Several in a round: the loop would be most of the work.

@@ -127,7 +127,7 @@ const FETCHED: usize = 1 << 10;
 
 /// Bytes of a chain's next buffer that are fetched while one is copied, at most. The processor by itself looks ahead within
 /// a page, but not into another buffer.
-const NEXT: usize = 2 << 10;
+const FETCHED_NEXT: usize = 2 << 10;
 
 /// Hints that the bytes of `from` behind its header and head are about to be read, and as many of `to`
 /// to be written. A copy that follows some hundred nanoseconds later does not wait for them, nor for the first ones of
@@ -171,7 +171,7 @@ impl Pieces<'_, '_> {
     #[inline]
     fn expect_next(&self) {
         if let Some(next) = self.behind.first() {
-            cache::prefetch_all::<false>(next.ptr, next.len().min(self.left).min(NEXT));
+            cache::prefetch_all::<false>(next.ptr, next.len().min(self.left).min(FETCHED_NEXT));
         }
     }
 }
@@ -313,7 +313,7 @@ pub(super) fn copy_front(
 
 #[inline(never)]
 fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLog>) -> usize {
-    let mut to = Place::new(dst, 0);
+    let mut to = Writer::new(dst, 0);
     let mut done = 0;
     for part in [header, head] {
         // SAFETY: `part` is a slice, valid for its length.
@@ -328,7 +328,7 @@ fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLo
 /// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
 #[inline(never)]
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
-    let mut to = Place::new(dst, done);
+    let mut to = Writer::new(dst, done);
     let mut end = done;
     let mut parts = pieces(src.rest, src.rest_skip, src.rest_len);
     while let Some((segment, from, count)) = parts.next() {
@@ -351,14 +351,15 @@ fn mark_all(segments: &[Segment<'_>], skip: usize, len: usize, log: &DirtyLog) {
 }
 
 /// A place in a chain that is being filled.
-struct Place<'s, 'm> {
+struct Writer<'s, 'm> {
+    /// Valid for writes of `here` bytes.
     ptr: *mut u8,
     /// Bytes from there to the end of the segment; none at the end of the chain.
     here: usize,
     behind: &'s [Segment<'m>],
 }
 
-impl<'s, 'm> Place<'s, 'm> {
+impl<'s, 'm> Writer<'s, 'm> {
     /// Behind the first `skip` bytes.
     #[inline]
     fn new(segments: &'s [Segment<'m>], skip: usize) -> Self {
@@ -367,7 +368,7 @@ impl<'s, 'm> Place<'s, 'm> {
         let (ptr, here) = first.map_or((ptr::null_mut(), 0), |(segment, from, count)| {
             (segment.ptr.wrapping_add(from), count)
         });
-        Place {
+        Writer {
             ptr,
             here,
             behind: parts.behind,
@@ -453,9 +454,10 @@ pub(super) unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
 /// As for [`copy_bytes`].
 #[inline]
 unsafe fn copy_part(dst: *mut u8, src: *const u8, len: usize) {
+    /// [`copy_bytes`] out of the way, and as unsafe.
     #[inline(never)]
     unsafe fn copy_short(dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: as the caller says.
+        // SAFETY: the same is asked of the caller.
         unsafe { copy_bytes(dst, src, len) }
     }
     // SAFETY: the caller guarantees what both ask for.

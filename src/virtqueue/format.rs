@@ -189,10 +189,13 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
         result
     }
 
-    /// Takes at most `room` chains from the cursor on that are of the simplest kind, as most are: one buffer, in the same
-    /// region as the last. Each is shown to `accept` with its number, from 0 on, which says how many of its bytes are used,
-    /// or that it is not taken. Returns how many. It ends before the first that is none or not taken, and
-    /// [`Format::take`] looks at that as if nobody had.
+    /// Takes at most `room` chains from the cursor on that are of the simplest kind, as most are: one buffer, in the
+    /// same region as the last. Each is shown to `accept`, which says how many of its bytes are used, at least one, or that
+    /// it is not taken. Returns how many. It ends before the first that is none or not taken, and [`Format::take`] looks
+    /// at that as if nobody had.
+    ///
+    /// `accept` is called with the numbers 0, 1 and so on below `room`, each once, and no more after it has said no. Taken
+    /// are exactly those to which it has said yes.
     #[inline]
     pub fn take_singles<F: Format>(
         &mut self,

@@ -1,7 +1,7 @@
 //! A small spin lock, for ring positions and what goes with them.
 //!
-//! Around a ring's positions it is held for the few hundred nanoseconds in which a burst is walked or published, around
-//! what a queue has under way for a turn of its one worker; nearly always it is found free. Compared with
+//! Around a ring's positions it is held for the few hundred nanoseconds in which a burst is walked or published,
+//! or one short frame is written, around what a queue has under way for a turn of its one worker; nearly always it is found free. Compared with
 //! `std::sync::Mutex` it releases with a plain store instead of a second read-modify-write, which is measurable once per
 //! destination and burst, and it has no poisoning. After a short spin a waiter yields, so a preempted holder gets to run.
 //!

@@ -3,7 +3,7 @@
 //!
 //! A writer *claims* a range of the ring, writes outside the lock, and *completes* the claim. Whoever completes the
 //! oldest one publishes all that are complete. A claim that will not be used is *withdrawn*, or shortened, if nothing
-//! was claimed after it.
+//! was claimed after it. While there is no claim, chains may be written and published under the lock, and *stepped over*.
 //!
 //! It knows nothing of formats and memory, so that `tests/model_receive.rs` can run this very file under a model
 //! checker.
@@ -61,7 +61,7 @@ impl Order {
 
     /// The chains up to `next` were published without a claim, the used elements up to `used`. The order must be idle.
     #[inline]
-    pub fn pass(&mut self, next: Cursor, used: Spot) {
+    pub fn step_over(&mut self, next: Cursor, used: Spot) {
         debug_assert!(self.is_idle());
         self.next = next;
         self.frontier = next.spot;

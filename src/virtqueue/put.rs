@@ -1,7 +1,7 @@
 //! RX: one short frame into one buffer, by the shortest way.
 //!
-//! Reserved, written and shown while the ring's lock is held. What is written is our own memory, so that nobody but the
-//! ring's guest can make it take long.
+//! All of it happens while the ring's lock is held. What is read is the worker's own copy, so that the sender cannot make it
+//! take long. The receiver can, by a page that is not there: then it is its own frames that wait, and whoever has some for it.
 
 use std::iter;
 use std::slice;
@@ -14,9 +14,10 @@ use super::ring::with_format;
 use super::rx::RxRing;
 
 impl RxRing {
-    /// Writes a frame that consists of `header` and `head` into the next buffer, and shows it to the guest; `delivered` is
-    /// called before. False where that is not all: somebody has a reservation, there is no buffer, or the next chain
-    /// is not of the simplest kind and large enough. Then nothing was done, and [`RxRing::reserve`] finds out.
+    /// Writes a frame that consists of `header` and `head` into the next buffer, calls `delivered`, and shows the frame to the
+    /// guest. False where it takes more: somebody has a reservation, there is no buffer or was none lately, or the next
+    /// chain is not of the simplest kind, large enough, and in the region of the one before. Then nothing was done, and
+    /// [`RxRing::reserve`] finds out what it is.
     #[inline]
     pub fn put(&self, header: &[u8], head: &[u8], delivered: impl FnOnce()) -> bool {
         with_format!(&self.window.layout, f => self.put_in(f, (header, head), delivered))
@@ -53,7 +54,8 @@ impl RxRing {
         let from = state.order.used;
         format.expect_used(from);
         let written = written as u32;
-        // SAFETY: `ptr` was just looked up for `len` bytes, which is no less, in the memory that this ring holds.
+        // SAFETY: `ptr` was just looked up for `len` bytes, of which `written` are no more, in the memory that this ring
+        // holds; `buffer` does not outlive `self`.
         let buffer = unsafe { Segment::new(ptr, written, addr) };
         let log = self.window.log.as_deref();
         copy::copy_front(slice::from_ref(&buffer), header, head, log);
@@ -67,7 +69,7 @@ impl RxRing {
         let to = format.advance(from, 1);
         format.publish(from, to);
         next.spot = format.advance(next.spot, 1);
-        state.order.pass(next, to);
+        state.order.step_over(next, to);
         self.shared.progress.add(1);
         drop(state);
         self.note_posted();

@@ -5,6 +5,7 @@
 //! are written to slots that are its own, and whoever finishes the oldest range publishes all finished
 //! ones behind it, in the order of reservation. A range that will not be used is *cancelled*: taken
 //! back if nothing was reserved after it, else completed as frames of zeros, which the guest drops.
+//! A short frame may be *put* in one step, in `put.rs`, while nobody has a reservation.
 //!
 //! An RX ring knows buffers and the length of the header they begin with, not frames.
 
@@ -162,7 +163,7 @@ impl RxRing {
         };
         format.available(&mut walk.cursor)?;
         let mut wants = wants;
-        // The frame before took several buffers, so this one will.
+        // The frame before took several buffers, so this one is likely to.
         let mut several = false;
         while starved_at.is_none() {
             let singles = if several {
@@ -487,7 +488,6 @@ impl<F: Format> Walk<'_, '_, F> {
             .room()
             .min(wants.len())
             .min(frames.remaining_capacity());
-        let mut wants = wants.iter();
         let end = self.sink.segments() as u32 + 1;
         let first = (self.chains.len(), frames.len());
         let places = (
@@ -498,7 +498,7 @@ impl<F: Format> Walk<'_, '_, F> {
         let taken = self
             .sink
             .take_singles(format, cursor, room, |number, single| {
-                let want = (*wants.next()?).max(least);
+                let want = wants[number].max(least);
                 if single.len < want {
                     return None;
                 }
@@ -508,14 +508,15 @@ impl<F: Format> Walk<'_, '_, F> {
                     written: want,
                 };
                 let end = end + number as u32;
-                // SAFETY: there are no more calls than `room`, which both have behind their `first` elements.
+                // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which both have behind their `first`
+                // elements.
                 unsafe {
                     places.0.add(number).write(RxChain { used, end });
                     places.1.add(number).write(1);
                 }
                 Some(want)
             });
-        // SAFETY: `taken` elements of both were written behind the `first`.
+        // SAFETY: `take_singles` has taken those, and all those, of which both elements were written behind the `first`.
         unsafe {
             self.chains.set_len(first.0 + taken);
             frames.set_len(first.1 + taken);
@@ -554,7 +555,8 @@ impl<F: Format> Walk<'_, '_, F> {
                         written,
                     };
                     let end = (segments + number + 1) as u32;
-                    // SAFETY: there are no more calls than `room`, which `chains` has behind its first elements.
+                    // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which `self.chains` has behind its first
+                    // `chains` elements.
                     unsafe { places.add(number).write(RxChain { used, end }) };
                     Some(written.max(least))
                 });
@@ -563,7 +565,7 @@ impl<F: Format> Walk<'_, '_, F> {
             self.sink.truncate(segments);
             return false;
         }
-        // SAFETY: `taken` elements were written behind the first.
+        // SAFETY: `take_singles` has taken those, and all those, whose element was written behind the first `chains`.
         unsafe { self.chains.set_len(chains + taken) };
         self.slots += taken as u16;
         true

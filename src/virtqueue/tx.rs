@@ -216,7 +216,7 @@ impl TxRing {
 pub struct Silence {
     /// Where the next chain will be.
     next: Spot,
-    /// The id of the last one.
+    /// The id of the last one, for hints.
     last: u16,
 }
 
@@ -452,14 +452,14 @@ fn take_singles<F: Format>(
             slots: 1,
             written: 0,
         };
-        // SAFETY: there are no more calls than `room`, which both have behind their `first` elements.
+        // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which both have behind their `first` elements.
         unsafe {
             places.0.add(number).write(chain);
             places.1.add(number).write(used);
         }
         Some(single.len)
     });
-    // SAFETY: `count` elements of both were written behind the `first`.
+    // SAFETY: `take_singles` has taken those, and all those, of which both elements were written behind the `first`.
     unsafe {
         chains.set_len(first.0 + count);
         peeked.set_len(first.1 + count);

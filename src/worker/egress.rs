@@ -203,8 +203,8 @@ impl Egress {
     }
 }
 
-/// Makes the copy of a burst that is one plain frame for a guest with one receive ring. False where that is not what it
-/// is, or there is no room: then nothing was done.
+/// Makes the copy of a burst that is one plain frame for a guest with one receive ring. False where it is something else,
+/// or no buffer can be had: then nothing was done.
 #[inline]
 pub fn deliver_alone(
     (snapshot, worker): (&Snapshot, usize),

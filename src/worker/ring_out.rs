@@ -95,8 +95,8 @@ impl<'a> RingOut<'a> {
         }
     }
 
-    /// Makes the copy of a burst that is one plain frame. False where it is another, or finds no buffer: then nothing was
-    /// done.
+    /// Makes the copy of a burst that is one plain frame. False where it is something else, or no buffer can be had: then
+    /// nothing was done.
     #[inline]
     pub fn send_alone(&mut self, burst: Burst<'_, '_>, outcome: &mut impl Outcome) -> bool {
         let [job] = burst.jobs else { return false };
@@ -104,17 +104,15 @@ impl<'a> RingOut<'a> {
         if !frame.is_plain() {
             return false;
         }
-        if frame.rest_len() == 0 {
-            self.put(job, frame)
-        } else {
-            self.send_one(job, frame, burst.payload, outcome)
-        }
+        let short = frame.rest_len() == 0;
+        short && self.send_short(job, frame)
+            || self.send_reserved(job, frame, burst.payload, outcome)
     }
 
-    /// The same for a frame that is more than a head.
-    // Not where it is called, which would have to find room for a reservation on the stack for short frames too.
+    /// The same with a reservation.
+    // Not where it is called, which would have to find room for one on the stack for short frames too.
     #[inline(never)]
-    fn send_one(
+    fn send_reserved(
         &mut self,
         job: &Job,
         frame: &Frame,
@@ -138,9 +136,9 @@ impl<'a> RingOut<'a> {
         true
     }
 
-    /// The same for a frame that is no more than a head.
+    /// The same in one step, for a frame that is no more than a head. False also where that takes more.
     #[inline]
-    fn put(&self, job: &Job, frame: &Frame) -> bool {
+    fn send_short(&self, job: &Job, frame: &Frame) -> bool {
         let header = (VnetHeader::PLAIN, self.rings.header_len);
         let mut front = Front::new(header, job.action);
         let Some((front, head)) = front.of(frame.head()) else {

@@ -70,20 +70,24 @@ impl Guest {
     }
 
     /// The same with buffers of so many bytes to receive into, and to send from.
-    pub fn with_buffers(size: u16, [received, sent]: [u32; 2]) -> Self {
+    pub fn with_buffers(size: u16, sizes: [u32; 2]) -> Self {
+        Self::with_options(sizes.map(|buffer_len| QueueOptions {
+            size,
+            buffers: size,
+            buffer_len,
+            ..QueueOptions::default()
+        }))
+    }
+
+    /// With these queues, to receive and to send.
+    pub fn with_options([received, sent]: [QueueOptions; 2]) -> Self {
         let memory = DriverMemory::unsealed(&[RegionSpec {
             guest_addr: 0,
             size: 4 << 20,
         }])
         .unwrap();
-        let options = |buffer_len| QueueOptions {
-            size,
-            buffers: size,
-            buffer_len,
-            ..QueueOptions::default()
-        };
-        let rx = RxQueue::new(&memory, &options(received), features()).unwrap();
-        let tx = TxQueue::new(&memory, &options(sent), features()).unwrap();
+        let rx = RxQueue::new(&memory, &received, features()).unwrap();
+        let tx = TxQueue::new(&memory, &sent, features()).unwrap();
         let shared = guest_memory(&memory);
         let activate = |layout, call: &vmm_sys_util::eventfd::EventFd| RingConfig {
             call: Some(Arc::new(call.try_clone().unwrap())),

@@ -11,14 +11,24 @@ use crate::virtqueue::memory::Lookup;
 use crate::virtqueue::{Gather, Segment, read, writev};
 
 /// Segments of the given lengths, with gaps of one byte, from `at` on.
-fn segments<'m>(memory: &'m GuestMemory, mut at: u64, lens: &[u32]) -> Vec<Segment<'m>> {
+fn segments<'m>(memory: &'m GuestMemory, at: u64, lens: &[u32]) -> Vec<Segment<'m>> {
+    segments_apart(memory, at, lens, 1)
+}
+
+/// The same with gaps of so many bytes.
+fn segments_apart<'m>(
+    memory: &'m GuestMemory,
+    mut at: u64,
+    lens: &[u32],
+    gap: u64,
+) -> Vec<Segment<'m>> {
     let mut lookup = Lookup::new(memory, 0);
     lens.iter()
         .map(|&len| {
             let (ptr, here) = lookup.find(at, len).unwrap();
             assert_eq!(here, len);
             let guest = at;
-            at += u64::from(len) + 1;
+            at += u64::from(len) + gap;
             // SAFETY: looked up just now, in the memory borrowed for 'm.
             unsafe { Segment::new(ptr, len, guest) }
         })
@@ -56,6 +66,36 @@ fn every_length_and_overlap() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn pages_are_marked_that_were_written_to_and_no_others(
+        to in proptest::collection::vec(1_u32..6000, 1..12),
+        header in 0_usize..13,
+        head in 0_usize..130,
+        rest in proptest::collection::vec(1_u32..3000, 0..6),
+    ) {
+        let guest = Guest::new(2);
+        let memory = guest.memory();
+        let src = segments(&memory, DATA, &rest);
+        // No two of them share a page.
+        let dst = segments_apart(&memory, DATA + 0x1_0000, &to, 0x1000);
+        let (header, head) = (pattern(header, 1), pattern(head, 2));
+        let rest_len = rest.iter().sum::<u32>() as usize;
+        let frame = Gather { header: &header, head: &head, rest: &src, rest_skip: 0, rest_len };
+        let log = Log::new();
+        let mut left = copy(&dst, &frame, Some(&log.log)) as u64;
+        let mut expected = vec![];
+        for segment in &dst {
+            let count = left.min(segment.len() as u64);
+            left -= count;
+            if count != 0 {
+                let last = (segment.guest() + count - 1) / 0x1000;
+                expected.extend((segment.guest() / 0x1000..=last).map(|page| page * 0x1000));
+            }
+        }
+        prop_assert_eq!(left, 0);
+        prop_assert_eq!(log.take(), expected);
+    }
 
     #[test]
     fn any_split_gives_the_same_bytes(

@@ -16,6 +16,7 @@ mod transmit;
 
 use std::fs::File;
 use std::os::fd::FromRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -247,6 +248,38 @@ impl Guest {
     /// How often the guest was called since the last time.
     pub fn calls(&self) -> u64 {
         self.call.read().unwrap_or(0)
+    }
+}
+
+/// A log of dirty pages, as its front end sees it.
+pub struct Log {
+    file: File,
+    pub log: Arc<DirtyLog>,
+}
+
+impl Log {
+    const LEN: u64 = 0x4000;
+
+    pub fn new() -> Log {
+        let file = memfd(Log::LEN);
+        let log = DirtyLog::new(file.try_clone().unwrap(), 0, Log::LEN).unwrap();
+        Log {
+            file,
+            log: Arc::new(log),
+        }
+    }
+
+    /// The addresses of the pages that were marked since the last time.
+    pub fn take(&self) -> Vec<u64> {
+        let mut bits = vec![0; Log::LEN as usize];
+        self.file.read_exact_at(&mut bits, 0).unwrap();
+        self.file
+            .write_all_at(&vec![0; Log::LEN as usize], 0)
+            .unwrap();
+        (0..8 * Log::LEN)
+            .filter(|bit| bits[*bit as usize / 8] & 1 << (bit % 8) != 0)
+            .map(|bit| bit * 0x1000)
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A frame that comes alone gets what it would have got among others.
 
 use crate::stats::{DropReason, Totals};
+use crate::virtqueue::driver::{Layout, QueueOptions};
 use crate::worker::ingress::{Path, Turn};
 use crate::worker::testing::{Guest, Net, frame, moment};
 use crate::worker::{PortId, Snapshot};
@@ -18,12 +19,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        let guests = [
-            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
-            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
-            Guest::with_buffers(BUFFERS, [BUFFER, 20_000]),
-        ];
+    /// Guests whose buffers lie in so many pieces.
+    fn new(pieces: u8) -> Self {
+        let options = |buffer_len| QueueOptions {
+            size: BUFFERS * u16::from(pieces),
+            buffers: BUFFERS,
+            buffer_len,
+            layout: Layout::Pieces(pieces),
+            ..QueueOptions::default()
+        };
+        let guests = [0; 3].map(|_| Guest::with_options([BUFFER, 20_000].map(options)));
         let net = Net::new(&guests, []);
         Self {
             snapshot: net.snapshot(1, |_| 0),
@@ -65,8 +70,8 @@ impl Bench {
 }
 
 /// What becomes of frames of these lengths, and what is counted at their receiver.
-fn sent(lens: &[usize], alone: bool) -> (Vec<Option<usize>>, Totals) {
-    let mut bench = Bench::new();
+fn sent(pieces: u8, lens: &[usize], alone: bool) -> (Vec<Option<usize>>, Totals) {
+    let mut bench = Bench::new(pieces);
     let got = lens.iter().map(|len| bench.send(*len, alone)).collect();
     if alone {
         let total: usize = lens.iter().sum();
@@ -81,18 +86,28 @@ fn sent(lens: &[usize], alone: bool) -> (Vec<Option<usize>>, Totals) {
 fn frames_alone_are_as_frames_among_others() {
     // All in the head, with a rest, just in a buffer, in two, in all, and too large for all.
     let lens = [60, 128, 129, 700, 988, 989, 5000, 7988, 7989, 15_000, 60];
-    let (alone, at_receiver) = sent(&lens, true);
-    let (among, as_well) = sent(&lens, false);
-    assert_eq!((&alone, &at_receiver), (&among, &as_well));
-    let fits = |len: usize| (len + 12 <= usize::from(BUFFERS) * BUFFER as usize).then_some(len);
-    assert_eq!(alone, lens.map(fits));
-    assert_eq!(at_receiver.dropped(DropReason::RxChain), 2);
-    assert_eq!(at_receiver.rx_frames, 9);
+    let holds = usize::from(BUFFERS) * BUFFER as usize;
+    let fits = |len: &usize| len + 12 <= holds;
+    for pieces in [1, 2] {
+        // A ring that has more descriptors than buffers might still get others.
+        let lens: Vec<_> = lens
+            .into_iter()
+            .filter(|len| pieces == 1 || fits(len))
+            .collect();
+        let (alone, at_receiver) = sent(pieces, &lens, true);
+        let (among, as_well) = sent(pieces, &lens, false);
+        assert_eq!((&alone, &at_receiver), (&among, &as_well));
+        let expected: Vec<_> = lens.iter().map(|len| fits(len).then_some(*len)).collect();
+        assert_eq!(alone, expected);
+        let dropped = at_receiver.dropped(DropReason::RxChain);
+        assert_eq!(dropped, if pieces == 1 { 2 } else { 0 });
+        assert_eq!(at_receiver.rx_frames, 9);
+    }
 }
 
 #[test]
 fn a_frame_alone_waits_for_a_buffer() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(1);
     bench.guests[0].send(0, &[1], 7..8);
     assert_eq!(bench.turn(), Turn::Waits);
     bench.guests[1].post(1);
