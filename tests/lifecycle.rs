@@ -55,6 +55,13 @@ fn a_stale_socket_is_no_obstacle_and_a_file_is() {
     let dir = evb.crash();
     if !path.exists() {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        // Processes that other tests start have it as well, until they run their program.
+        eventually("nobody listens any more", || {
+            let tried = std::os::unix::net::UnixStream::connect(&path);
+            tried
+                .err()
+                .filter(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+        });
     }
     let mut again = Evb::spawn(&text);
     eventually("the second daemon listens", || {

@@ -221,6 +221,12 @@ fn a_socket_of_another_type_is_in_use_while_it_is_open() {
     let theirs = UnixDatagram::bind(&path).unwrap();
     assert_eq!(refusal(privileged.bind(&path)), Refusal::InUse);
     drop(theirs);
+    // As in `abandon`.
+    let ours = UnixDatagram::unbound().unwrap();
+    eventually("nobody has it open any more", || {
+        ours.connect(&path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
     privileged.bind(&path).unwrap();
 }
 
