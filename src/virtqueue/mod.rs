@@ -41,6 +41,7 @@ mod spot;
 mod sum;
 mod sync;
 mod tx;
+mod walk;
 
 #[cfg(test)]
 mod tests;
