@@ -1,4 +1,4 @@
-"""python3 -m benches.side_by_side [--minutes N] [--only WORDS]... [--fresh] [--report]
+"""python3 -m benches.side_by_side [--minutes N] [--only WORDS]... [--fresh] [--place PLACE] [--report]
 
 Measures evb beside its peers, adds what it finds to target/bench/results.jsonl, and writes docs/performance from all that
 was found with this build. Each round has one case with all its peers, one after the other, in another order each time, so
@@ -35,6 +35,7 @@ def main():
     parser.add_argument('--only', action='append', default=[], metavar='WORDS', help='cases whose name has all of these')
     parser.add_argument('--cpus', help='of the guests and of the switch, as in 2,3')
     parser.add_argument('--fresh', action='store_true', help='forget what was found before')
+    parser.add_argument('--place', choices=machine.PLACES, help='which windows are shown, if not the most frequent')
     parser.add_argument('--report', action='store_true', help='only write the report again')
     options = parser.parse_args()
     if options.fresh:
@@ -52,7 +53,7 @@ def main():
             sys.exit('no such case; there are: ' + '; '.join(case.name for case in CASES))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         run(cases, cpus, options.minutes)
-    report.write(RESULTS)
+    report.write(RESULTS, options.place)
 
 
 def run(cases, cpus, minutes):

@@ -11,6 +11,8 @@ from lab.process import ROOT
 
 BUILT = ROOT / 'target' / 'bench'
 HERE = pathlib.Path(__file__).resolve().parent
+# Nanoseconds in which a cache line goes to the other CPU and back, from and below.
+PLACES = {'one core': (0, 74), 'near': (74, 160), 'far': (250, float('inf'))}
 _TICKS = os.sysconf('SC_CLK_TCK')
 
 
@@ -43,7 +45,7 @@ def copies(cpus, size, seconds):
 def place(before, after):
     """Where two virtual CPUs were during a window, by what was measured on both sides of it: on one core, on two
     that share a cache, or further apart; None where they may have moved."""
-    for name, least, most in (('one core', 0, 74), ('near', 74, 160), ('far', 250, float('inf'))):
+    for name, (least, most) in PLACES.items():
         if all(least <= time_ns < most for time_ns in (before, after)):
             return name
     return None

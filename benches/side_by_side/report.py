@@ -61,7 +61,7 @@ def line(case, peer, window):
 class Results:
     """The windows of one build that count, by case and peer."""
 
-    def __init__(self, path):
+    def __init__(self, path, place=None):
         lines = _lines(path)
         self.machine = next(row for row in reversed(lines) if 'machine' in row)
         lines = [row for row in lines if row['build'] == self.machine['build']]
@@ -73,7 +73,7 @@ class Results:
         self.clean = len(clean)
         places = collections.Counter(row['place'] for row in clean if row['place'] != 'idle')
         # Windows of different placements do not compare.
-        self.place = places.most_common(1)[0][0] if places else 'near'
+        self.place = place or (places.most_common(1)[0][0] if places else 'near')
         shown = [row for row in clean if row['place'] in (self.place, 'idle')]
         self.rounds = collections.defaultdict(lambda: collections.defaultdict(list))
         for row in shown:
@@ -211,9 +211,9 @@ def _failed(results):
     return f' Turns that failed: {", ".join(said)}.' if said else ''
 
 
-def write(path):
-    """The page, from a file of results."""
-    if not rows_of(path) or not (results := Results(path)).clean:
+def write(path, place=None):
+    """The page, from a file of results: of windows in which the CPUs were in this place, or in the most frequent one."""
+    if not rows_of(path) or not (results := Results(path, place)).clean:
         print('nothing was measured yet that counts')
         return
     PAGE.parent.mkdir(exist_ok=True)
