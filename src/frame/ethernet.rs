@@ -151,25 +151,19 @@ impl Header {
     }
 
     /// Reads the tags that seem to follow the addresses; `rest` is what is behind the first type field.
-    #[inline(never)]
-    fn read_tags(&mut self, mut rest: &[u8]) {
-        let mut ethertype = self.ethertype;
-        while self.tags < 3 && is_tpid(ethertype) {
-            let Some(([c0, c1, n0, n1], behind)) = rest.split_first_chunk::<TAG_LEN>() else {
-                break;
-            };
-            let next = u16::from_be_bytes([*n0, *n1]);
-            if self.tag.is_none() {
-                let tci = u16::from_be_bytes([*c0, *c1]);
-                self.tag = Some(Tag {
-                    tpid: ethertype,
-                    tci,
-                });
-                self.ethertype = next;
-            }
-            self.tags += 1;
-            ethertype = next;
-            rest = behind;
+    #[inline]
+    fn read_tags(&mut self, rest: &[u8]) {
+        let Some(([c0, c1, n0, n1], behind)) = rest.split_first_chunk::<TAG_LEN>() else {
+            return;
+        };
+        self.tag = Some(Tag {
+            tpid: self.ethertype,
+            tci: u16::from_be_bytes([*c0, *c1]),
+        });
+        self.ethertype = u16::from_be_bytes([*n0, *n1]);
+        self.tags = 1;
+        if is_tpid(self.ethertype) {
+            self.tags += count_tags(self.ethertype, behind);
         }
     }
 
@@ -178,6 +172,20 @@ impl Header {
     pub fn outer_type(&self) -> u16 {
         self.tag.map_or(self.ethertype, |tag| tag.tpid)
     }
+}
+
+/// How many tags, at most two, follow one with this type field behind it; `rest` is what is behind that.
+#[inline(never)]
+fn count_tags(mut ethertype: u16, rest: &[u8]) -> u8 {
+    let mut tags = 0;
+    for [_, _, next @ ..] in rest.as_chunks::<TAG_LEN>().0.iter().take(2) {
+        if !is_tpid(ethertype) {
+            break;
+        }
+        tags += 1;
+        ethertype = u16::from_be_bytes(*next);
+    }
+    tags
 }
 
 /// Reads the header of a frame from its first bytes; 26 of them are enough.

@@ -470,7 +470,8 @@ unsafe fn copy_part(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
-/// Copies between one and two `T`s: the first and the last, overlapping in the middle.
+/// Copies between one and two `T`s: the first and the last, overlapping in the middle. The first is written last: what
+/// is read back soon are the first bytes, and a processor that finds them in two writes waits until both are done.
 ///
 /// # Safety
 ///
@@ -483,7 +484,7 @@ unsafe fn ends<T: Copy>(dst: *mut u8, src: *const u8, len: usize) {
     unsafe {
         let first = src.cast::<T>().read_unaligned();
         let last = src.add(tail).cast::<T>().read_unaligned();
-        dst.cast::<T>().write_unaligned(first);
         dst.add(tail).cast::<T>().write_unaligned(last);
+        dst.cast::<T>().write_unaligned(first);
     }
 }
