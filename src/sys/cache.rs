@@ -1,7 +1,7 @@
 //! Hints to the caches of the processor.
 
 /// Bytes of a line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// Hints that a cache line is about to be read, or written. Never faults, whatever the address.
 #[inline]

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use super::dirty::DirtyLog;
+use super::ring::MAX_HEADER;
 use crate::sys::cache;
 
 /// A piece of one buffer of a descriptor chain, or a buffer of our own.
@@ -69,6 +70,13 @@ impl<'m> Segment<'m> {
         self.ptr
     }
 
+    /// Whether a header of `len` bytes need not be written where it stands there already, which
+    /// [`copy_start`](super::RxRing::copy_start) looks at.
+    #[inline]
+    pub fn keeps_header(&self, len: usize) -> bool {
+        is_apart(self.ptr, len)
+    }
+
     /// Marks the part `from..from + len` as written.
     #[inline]
     pub(super) fn mark(&self, log: Option<&DirtyLog>, from: usize, len: usize) {
@@ -88,6 +96,58 @@ impl<'m> Segment<'m> {
             // is resolved by the SIGBUS handler.
             unsafe { self.ptr.add(offset).read_volatile() };
         }
+    }
+}
+
+/// What a frame begins with, all of it ours: its parts stand one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The virtio-net header for this receiver.
+    pub header: &'a [u8],
+    /// What takes the place of the first bytes of the frame; nothing where these stay.
+    pub changed: Option<Changed<'a>>,
+    /// The first bytes of the frame as they were classified, but for those whose place is taken.
+    pub head: &'a [u8],
+}
+
+/// What stands between a header and a head that has changed: of a fixed length, so that it is moved without a question.
+#[derive(Debug, Clone, Copy)]
+pub struct Changed<'a> {
+    /// Always there.
+    pub first: &'a [u8; 12],
+    /// Behind that, if at all.
+    pub second: Option<&'a [u8; 4]>,
+}
+
+impl<'a> Start<'a> {
+    /// A header, and a head of which everything stays.
+    #[inline]
+    pub fn new(header: &'a [u8], head: &'a [u8]) -> Self {
+        Self {
+            header,
+            changed: None,
+            head,
+        }
+    }
+
+    #[inline]
+    fn parts(&self) -> [&'a [u8]; 4] {
+        let first = self.changed.map(|changed| &changed.first[..]);
+        let second = self.changed.and_then(|changed| changed.second);
+        let second = second.map(|second| &second[..]);
+        [
+            self.header,
+            first.unwrap_or_default(),
+            second.unwrap_or_default(),
+            self.head,
+        ]
+    }
+
+    /// Bytes in all.
+    #[inline]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
     }
 }
 
@@ -263,6 +323,24 @@ fn read_scattered(segments: &[Segment<'_>], offset: usize, out: &mut [u8]) -> us
 #[inline]
 pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
     let done = copy_front(dst, src.header, src.head, log);
+    append(dst, done, src, log)
+}
+
+/// The same for a frame that begins with `start`, and not with header and head of `src`.
+#[inline]
+pub(super) fn copy_behind(
+    dst: &[Segment<'_>],
+    start: &Start<'_>,
+    src: &Gather<'_>,
+    log: Option<&DirtyLog>,
+) -> usize {
+    let done = copy_start(dst, start, log);
+    append(dst, done, src, log)
+}
+
+/// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
+#[inline]
+fn append(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
     if src.rest_len == 0 {
         return done;
     }
@@ -285,7 +363,7 @@ pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>
     copy_rest(dst, done, src, log)
 }
 
-/// The same for a frame of which there is nothing but a header and a head.
+/// Writes a header and a head.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 pub(super) fn copy_front(
@@ -308,14 +386,93 @@ pub(super) fn copy_front(
         segment.mark(log, 0, known);
         return known;
     }
-    scatter(dst, header, head, log)
+    scatter(dst, &Start::new(header, head), log)
+}
+
+/// Writes what a frame begins with, but for a header that stands there already.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(super) fn copy_start(dst: &[Segment<'_>], start: &Start<'_>, log: Option<&DirtyLog>) -> usize {
+    let known = start.len();
+    if let [segment, ..] = dst
+        && known <= segment.len()
+    {
+        // Nearly always: all of it is in the first buffer.
+        let Start {
+            header,
+            changed,
+            head,
+        } = *start;
+        // SAFETY: all parts are slices or arrays, and `known` is the length of them together, which is within the segment that
+        // is valid for `'m`; arrays of bytes have no alignment.
+        unsafe {
+            let mut at = segment.ptr;
+            if !stands_there(at, header) {
+                copy_bytes(at, header.as_ptr(), header.len());
+            }
+            at = at.add(header.len());
+            if let Some(Changed { first, second }) = changed {
+                at.cast::<[u8; 12]>().write(*first);
+                at = at.add(first.len());
+                if let Some(second) = second {
+                    at.cast::<[u8; 4]>().write(*second);
+                    at = at.add(second.len());
+                }
+            }
+            copy_bytes(at, head.as_ptr(), head.len());
+        }
+        segment.mark(log, 0, known);
+        return known;
+    }
+    scatter(dst, start, log)
+}
+
+/// Hints that the first bytes of a buffer are about to be written: a header, of which nothing has to be most often where it
+/// [is apart](is_apart), and what is behind it.
+#[inline]
+pub(super) fn prefetch_start(ptr: *const u8) {
+    if is_apart(ptr, MAX_HEADER) {
+        cache::prefetch::<false>(ptr);
+    } else {
+        cache::prefetch::<true>(ptr);
+    }
+    cache::prefetch::<true>(ptr.wrapping_add(cache::LINE));
+}
+
+/// Whether a header of `len` bytes at `ptr` has a line of the cache to itself, since what is behind it begins with the next.
+/// Buffers that drivers use over and over still have the header of the frame before, which is the same most often: as long
+/// as nobody writes to that line, both sides keep it, and neither has to wait for it.
+#[inline]
+fn is_apart(ptr: *const u8, len: usize) -> bool {
+    (ptr.addr() + len).is_multiple_of(cache::LINE)
+}
+
+/// Whether `header` [is apart](is_apart), and what stands there already.
+///
+/// # Safety
+///
+/// `dst` must be valid for reads of as many bytes as `header` has.
+#[inline]
+unsafe fn stands_there(dst: *const u8, header: &[u8]) -> bool {
+    if header.len() > MAX_HEADER || !is_apart(dst, header.len()) {
+        return false;
+    }
+    let (Some(first), Some(last)) = (header.first_chunk::<8>(), header.last_chunk::<8>()) else {
+        return false;
+    };
+    // SAFETY: both are within `header.len()` bytes, for which the caller guarantees validity; arrays of bytes have no
+    // alignment.
+    unsafe {
+        dst.cast::<[u8; 8]>().read() == *first
+            && dst.add(header.len() - 8).cast::<[u8; 8]>().read() == *last
+    }
 }
 
 #[inline(never)]
-fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLog>) -> usize {
+fn scatter(dst: &[Segment<'_>], start: &Start<'_>, log: Option<&DirtyLog>) -> usize {
     let mut to = Writer::new(dst, 0);
     let mut done = 0;
-    for part in [header, head] {
+    for part in start.parts() {
         // SAFETY: `part` is a slice, valid for its length.
         done += unsafe { to.put(part.as_ptr(), part.len()) };
     }
@@ -325,7 +482,7 @@ fn scatter(dst: &[Segment<'_>], header: &[u8], head: &[u8], log: Option<&DirtyLo
     done
 }
 
-/// Appends what is behind the head to the `done` bytes that are written. Returns how many bytes were written in all.
+/// The same from and to any number of buffers.
 #[inline(never)]
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
     let mut to = Writer::new(dst, done);

@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::Segment;
+use super::copy::{self, Segment};
 use super::error::{Place, RingError};
 use super::memory::Lookup;
 pub(super) use super::spot::{Cursor, Spot};
@@ -326,8 +326,12 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
 /// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 pub(super) fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    cache::prefetch::<WRITE>(ptr);
-    cache::prefetch::<WRITE>(ptr.wrapping_add(64));
+    if WRITE {
+        copy::prefetch_start(ptr);
+    } else {
+        cache::prefetch::<false>(ptr);
+        cache::prefetch::<false>(ptr.wrapping_add(cache::LINE));
+    }
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

@@ -47,7 +47,7 @@ mod walk;
 mod tests;
 
 pub use batch::{Grant, RxBatch};
-pub use copy::{Gather, Segment, prefetch, read, read_array, read_start};
+pub use copy::{Changed, Gather, Segment, Start, prefetch, read, read_array, read_start};
 pub use dirty::DirtyLog;
 pub use error::{MappingError, MemoryError, Part, Place, PositionsError, RingError};
 pub use iovec::{Scatter, writev};

@@ -7,29 +7,24 @@ use std::iter;
 use std::slice;
 use std::sync::atomic::Ordering;
 
-use super::copy::{self, Segment};
+use super::copy::{self, Segment, Start};
 use super::format::{Format, Single, Used};
 use super::memory::{GuestMemory, Lookup};
 use super::ring::with_format;
 use super::rx::RxRing;
 
 impl RxRing {
-    /// Writes a frame that consists of `header` and `head` into the next buffer, calls `delivered`, and shows the frame to the
+    /// Writes a frame of which there is no more than `start` into the next buffer, calls `delivered`, and shows the frame to the
     /// guest. False where it takes more: somebody has a reservation, there is no buffer or was none lately, or the next
     /// chain is not of the simplest kind, large enough, and in the region of the one before. Then nothing was done, and
     /// [`RxRing::reserve`] finds out what it is.
     #[inline]
-    pub fn put(&self, header: &[u8], head: &[u8], delivered: impl FnOnce()) -> bool {
-        with_format!(&self.window.layout, f => self.put_in(f, (header, head), delivered))
+    pub fn put(&self, start: &Start<'_>, delivered: impl FnOnce()) -> bool {
+        with_format!(&self.window.layout, f => self.put_in(f, start, delivered))
     }
 
     #[inline]
-    fn put_in<F: Format>(
-        &self,
-        format: &F,
-        (header, head): (&[u8], &[u8]),
-        delivered: impl FnOnce(),
-    ) -> bool {
+    fn put_in<F: Format>(&self, format: &F, start: &Start<'_>, delivered: impl FnOnce()) -> bool {
         let memory: &GuestMemory = &self.window.memory;
         // A drought ends by `complete`.
         if self.shared.starved_at.load(Ordering::Relaxed) != 0 {
@@ -44,7 +39,7 @@ impl RxRing {
         let Some(Single { addr, len, id }) = format.single::<true>(next, 0) else {
             return false;
         };
-        let written = header.len() + head.len();
+        let written = start.len();
         let Some(ptr) = Lookup::new(memory, hint)
             .find_here(addr, len)
             .filter(|_| written <= len as usize)
@@ -58,7 +53,7 @@ impl RxRing {
         // holds; `buffer` does not outlive `self`.
         let buffer = unsafe { Segment::new(ptr, written, addr) };
         let log = self.window.log.as_deref();
-        copy::copy_front(slice::from_ref(&buffer), header, head, log);
+        copy::copy_start(slice::from_ref(&buffer), start, log);
         delivered();
         let used = Used {
             id,

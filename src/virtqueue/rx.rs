@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crossbeam_utils::CachePadded;
 
 use super::batch::{Held as Reservation, RxBatch};
-use super::copy::{self, Gather, Segment};
+use super::copy::{self, Gather, Segment, Start};
 use super::dirty::DirtyLog;
 use super::error::RingError;
 use super::format::{Cursor, Format, Single, Sink, prefetch};
@@ -243,10 +243,23 @@ impl RxRing {
         copy::copy(dst, frame, self.window.log.as_deref())
     }
 
-    /// The same for a frame of which there is nothing else but these two.
+    /// Writes a frame of which there is nothing but these two.
     #[inline]
     pub fn copy_front(&self, dst: &[Segment<'_>], header: &[u8], head: &[u8]) -> usize {
         copy::copy_front(dst, header, head, self.window.log.as_deref())
+    }
+
+    /// Writes a frame that begins with `start`, and not with the header and head of `frame`.
+    #[inline]
+    pub fn copy_behind(&self, dst: &[Segment<'_>], start: &Start<'_>, frame: &Gather<'_>) -> usize {
+        copy::copy_behind(dst, start, frame, self.window.log.as_deref())
+    }
+
+    /// Writes a frame of which there is nothing but `start`. A header that stands there already is not written if its line
+    /// is nobody else's, so that neither side has to wait for it.
+    #[inline]
+    pub fn copy_start(&self, dst: &[Segment<'_>], start: &Start<'_>) -> usize {
+        copy::copy_start(dst, start, self.window.log.as_deref())
     }
 
     /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`

@@ -49,6 +49,12 @@ impl<'b, 'm> Payload<'b, 'm> {
         }
     }
 
+    /// What is behind the head of `frame`, where it lies.
+    #[inline]
+    pub fn rest(&self, frame: &Frame) -> Gather<'b> {
+        self.gather(frame, &[], &[])
+    }
+
     /// The segments in which the rest of a frame lies; none for a frame that is all head.
     fn segments(&self, frame: &Frame) -> &'b [Segment<'m>] {
         match self {

@@ -140,11 +140,11 @@ impl<'a> RingOut<'a> {
     #[inline]
     fn send_short(&self, job: &Job, frame: &Frame) -> bool {
         let header = (VnetHeader::PLAIN, self.rings.header_len);
-        let mut front = Front::new(header, job.action);
-        let Some((front, head)) = front.of(frame.head()) else {
+        let front = Front::new(header, job.action);
+        let Some(start) = front.of(frame.head()) else {
             return false;
         };
-        self.ring.put(front, head, || {
+        self.ring.put(&start, || {
             let sum = Sum::one(frame.header.dst, job.len_of(frame));
             self.counts.rx(job.vid, sum);
         })
@@ -229,7 +229,42 @@ impl<'a> RingOut<'a> {
             return;
         };
         let header = (VnetHeader::PLAIN, self.rings.header_len);
-        let mut front = Front::new(header, first.action);
+        let front = Front::new(header, first.action);
+        let (ring, payload, header) = (self.ring, burst.payload, front.header());
+        let apart = buffers
+            .first()
+            .is_some_and(|to| to.keeps_header(header.len()));
+        if first.action.is_keep() && !apart {
+            self.copy_each::<REST>(buffers, burst, outcome, |to, frame| {
+                if REST {
+                    ring.copy(to, &payload.gather(frame, header, frame.head()));
+                } else {
+                    ring.copy_front(to, header, frame.head());
+                }
+                Some(())
+            });
+        } else {
+            self.copy_each::<REST>(buffers, burst, outcome, |to, frame| {
+                let start = front.of(frame.head())?;
+                if REST {
+                    ring.copy_behind(to, &start, &payload.rest(frame));
+                } else {
+                    ring.copy_start(to, &start);
+                }
+                Some(())
+            });
+        }
+    }
+
+    /// Has `copy` make the copies, into a buffer each; it returns none for a frame that cannot be tagged so.
+    #[inline]
+    fn copy_each<const REST: bool>(
+        &mut self,
+        buffers: &[Segment<'_>],
+        burst: Burst<'_, '_>,
+        outcome: &mut impl Outcome,
+        copy: impl Fn(&[Segment<'_>], &Frame) -> Option<()>,
+    ) {
         let mut copies = buffers.iter().zip(burst.jobs).peekable();
         while let Some((buffer, job)) = copies.next() {
             if REST && let Some((buffer, next)) = copies.peek() {
@@ -237,18 +272,11 @@ impl<'a> RingOut<'a> {
                 prefetch(burst.payload, next, slice::from_ref(buffer));
             }
             let frame = &burst.frames[job.frame];
-            let Some((front, head)) = front.of(frame.head()) else {
-                outcome.dropped(job.account(), DropReason::TooManyTags);
-                continue;
-            };
-            let to = slice::from_ref(buffer);
-            if REST {
-                self.ring
-                    .copy(to, &burst.payload.gather(frame, front, head));
+            if copy(slice::from_ref(buffer), frame).is_some() {
+                self.note(job.vid, frame.header.dst, job.len_of(frame));
             } else {
-                self.ring.copy_front(to, front, head);
+                outcome.dropped(job.account(), DropReason::TooManyTags);
             }
-            self.note(job.vid, frame.header.dst, job.len_of(frame));
         }
     }
 
@@ -308,10 +336,10 @@ impl<'a> RingOut<'a> {
         let mut vnet = frame.header_for(self.rings.accepts);
         vnet.retag(job.action.growth().into());
         vnet.num_buffers = *buffers;
-        let mut front = Front::new((vnet, self.rings.header_len), job.action);
-        let (front, head) = front.of(frame.head()).ok_or(DropReason::TooManyTags)?;
-        let whole = payload.gather(frame, front, head);
-        self.ring.copy(segments, &whole);
+        let front = Front::new((vnet, self.rings.header_len), job.action);
+        let start = front.of(frame.head()).ok_or(DropReason::TooManyTags)?;
+        self.ring
+            .copy_behind(segments, &start, &payload.rest(frame));
         self.note(job.vid, frame.header.dst, job.len_of(frame));
         Ok(())
     }

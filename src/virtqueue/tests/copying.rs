@@ -6,9 +6,9 @@ use std::os::unix::net::UnixDatagram;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtqueue::copy::{copy, copy_bytes};
+use crate::virtqueue::copy::{copy, copy_behind, copy_bytes, copy_start};
 use crate::virtqueue::memory::Lookup;
-use crate::virtqueue::{Gather, Segment, read, writev};
+use crate::virtqueue::{Changed, Gather, Segment, Start, read, writev};
 
 /// Segments of the given lengths, with gaps of one byte, from `at` on.
 fn segments<'m>(memory: &'m GuestMemory, at: u64, lens: &[u32]) -> Vec<Segment<'m>> {
@@ -147,6 +147,61 @@ proptest! {
         let mut received = vec![0; 10000];
         let count = far.recv(&mut received).unwrap_or(0);
         prop_assert_eq!(&received[..count], &whole[..]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn what_takes_the_place_of_first_bytes_stands_between_header_and_head(
+        to in proptest::collection::vec(1_u32..300, 0..6),
+        (header, head) in (0_usize..13, 0_usize..130),
+        (first, second) in (any::<[u8; 12]>(), any::<Option<[u8; 4]>>()),
+        rest_len in 0_usize..600,
+    ) {
+        let guest = Guest::new(2);
+        let memory = guest.memory();
+        guest.fill(DATA, &pattern(600, 9));
+        let (src, dst) = (segments(&memory, DATA, &[600]), segments(&memory, DATA + 0x1000, &to));
+        let (header, head) = (pattern(header, 1), pattern(head, 4));
+        let changed = Some(Changed { first: &first, second: second.as_ref() });
+        let start = Start { header: &header, changed, head: &head };
+        let rest = Gather { header: &[], head: &[], rest: &src, rest_skip: 0, rest_len };
+        let expected = [&header[..], &first, second.as_slice().as_flattened(), &head, &pattern(600, 9)[..rest_len]].concat();
+
+        let written = copy_behind(&dst, &start, &rest, None);
+        prop_assert_eq!(written, expected.len().min(to.iter().sum::<u32>() as usize));
+        prop_assert_eq!(&flatten(&guest, &dst)[..written], &expected[..written]);
+    }
+}
+
+#[test]
+fn headers_are_written_unless_they_stand_there() {
+    let guest = Guest::new(2);
+    let memory = guest.memory();
+    for len in [10, 12, 16] {
+        let header = &pattern(16, 5)[..len];
+        let start = Start::new(header, &[7; 60]);
+        // Behind, at and before the place from which on the header has a line to itself; before it, each byte of the header
+        // has stood there as it is, or otherwise.
+        for at in 0..64 {
+            for other in 0..=len {
+                let mut before = [header, &[0xee; 61]].concat();
+                if let Some(byte) = before[..len].get_mut(other) {
+                    *byte ^= 1;
+                }
+                guest.fill(DATA + at, &before);
+                let dst = segments(&memory, DATA + at, &[len as u32 + 60]);
+                assert_eq!(copy_start(&dst, &start, None), len + 60);
+                let expected = [header, &[7; 60], &[0xee]].concat();
+                assert_eq!(
+                    guest.bytes(DATA + at, len + 61),
+                    expected,
+                    "{len} {at} {other}"
+                );
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::packed_guest::{PackedGuest, Part, UsedBuffer};
 use super::*;
-use crate::virtqueue::{Gather, Grant, Reserved, RxBatch, TxBatch, read};
+use crate::virtqueue::{Gather, Grant, Reserved, RxBatch, Start, TxBatch, read};
 
 fn used(id: u16, len: u32, written: bool) -> UsedBuffer {
     UsedBuffer { id, len, written }
@@ -220,7 +220,7 @@ proptest! {
                 // 50 bytes is what a single descriptor has.
                 let next = posted.front().map(|(id, _)| *id);
                 let next = next.filter(|id| !dry && simple.contains(id));
-                let done = ring.put(&[0; 12], &[1; 38], || ());
+                let done = ring.put(&Start::new(&[0; 12], &[1; 38]), || ());
                 prop_assert_eq!(done, next.is_some());
                 prop_assert_eq!(guest.pop_used(), next.map(|id| used(id, 50, true)));
                 if let Some(id) = next {

@@ -2,14 +2,14 @@
 
 use super::packed_guest::PackedGuest;
 use super::*;
-use crate::virtqueue::RxBatch;
+use crate::virtqueue::{RxBatch, Start};
 
 const HEADER: [u8; 12] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// A frame of 60 bytes behind its header; whether it was written.
 fn put(ring: &RxRing, value: u8) -> bool {
     let mut calls = 0;
-    let done = ring.put(&HEADER, &[value; 60], || calls += 1);
+    let done = ring.put(&Start::new(&HEADER, &[value; 60]), || calls += 1);
     assert_eq!(calls, u8::from(done));
     done
 }
@@ -22,7 +22,7 @@ fn frames_are_written_and_shown_one_by_one() {
     for number in 0..4_u16 {
         let index = 65534_u16.wrapping_add(number);
         let shown = || assert_eq!(guest.used_idx(), index, "not before it is counted");
-        assert!(ring.put(&HEADER, &[number as u8; 60], shown));
+        assert!(ring.put(&Start::new(&HEADER, &[number as u8; 60]), shown));
         assert_eq!(guest.used_idx(), index.wrapping_add(1));
         assert_eq!(guest.used(index), (number.into(), 72));
         let buffer = guest.bytes(DATA + 100 * u64::from(number), 100);
@@ -133,7 +133,7 @@ fn headers_are_as_long_as_the_ring_wants() {
     });
     guest.post_receive_buffers(1, 70);
     let ring = guest.rx();
-    assert!(ring.put(&HEADER[..10], &[7; 60], || ()));
+    assert!(ring.put(&Start::new(&HEADER[..10], &[7; 60]), || ()));
     assert_eq!(guest.used(0), (0, 70));
     assert_eq!(guest.bytes(DATA, 10), HEADER[..10]);
     assert_eq!(guest.bytes(DATA + 10, 60), [7; 60]);

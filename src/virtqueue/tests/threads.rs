@@ -5,7 +5,7 @@ use std::thread;
 
 use super::packed_guest::PackedGuest;
 use super::*;
-use crate::virtqueue::{Gather, Grant, RxBatch};
+use crate::virtqueue::{Gather, Grant, RxBatch, Start};
 
 const WRITERS: u8 = 4;
 const FRAMES: u32 = 3000;
@@ -45,7 +45,7 @@ fn write_frames(ring: &RxRing, writer: u8, stop: &AtomicBool) {
         if random.below(3) == 0 {
             // One in one step, if nobody else is at it.
             let body = body(writer, sequence, 20 + random.below(100) as usize);
-            if ring.put(&ONE_BUFFER, &body, || ()) {
+            if ring.put(&Start::new(&ONE_BUFFER, &body), || ()) {
                 ring.notify().unwrap();
                 sequence += 1;
             }
