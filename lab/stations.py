@@ -27,18 +27,25 @@ def read(namespace, pattern):
     return run(*within(namespace, 'sh', '-c', f'cat {pattern}')).strip()
 
 
+@contextlib.contextmanager
+def node(namespace, device):
+    """A node in /dev to open a MACVTAP device by, in here."""
+    major, minor = read(namespace, f'/sys/class/net/{device}/tap*/dev').split(':')
+    # /dev/tapN may be another namespace's, and nodes elsewhere than below /dev may not be allowed.
+    path = f'/dev/evb-lab-{os.getpid()}'
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(int(major), int(minor)))
+    try:
+        yield path
+    finally:
+        os.unlink(path)
+
+
 class Macvtap:
     """What a VM behind a MACVTAP device sends and receives."""
 
     def __init__(self, namespace, device):
-        major, minor = read(namespace, f'/sys/class/net/{device}/tap*/dev').split(':')
-        # /dev/tapN may be another namespace's, and nodes elsewhere than below /dev may not be allowed.
-        node = f'/dev/evb-lab-{os.getpid()}'
-        os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(int(major), int(minor)))
-        try:
-            self.fd = os.open(node, os.O_RDWR | os.O_NONBLOCK)
-        finally:
-            os.unlink(node)
+        with node(namespace, device) as path:
+            self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         self.socket = self.fd
 
     def send(self, data):

@@ -20,6 +20,7 @@ class Case:
     rate: int = 0
     peers: tuple = FAST
     setup: str = 'plain'
+    small_pages: bool = False       # the guests' memory is in pages of 4 KiB, and not of 2 MiB
 
     @property
     def name(self):
@@ -31,6 +32,8 @@ class Case:
             words.append(f'{self.flows} flows')
         if self.rate:
             words.append(f'at {self.rate:g}')
+        if self.small_pages:
+            words.append('small pages')
         if self.setup != 'plain':
             words.append(self.setup)
         return ' '.join(words)
@@ -45,6 +48,7 @@ CASES = [
     Case('one-way', 64, 'packed'),
     Case('both-ways', 64, 'packed'),
     Case('one-way', 1514, 'packed'),
+    Case('one-way', 1514, small_pages=True),
     *(Case('one-way', 64, flows=flows) for flows in (16, 256, 1000, 4000)),
     Case('ping-pong', peers=ALL),
     Case('one-way', 64, rate=1_000_000),

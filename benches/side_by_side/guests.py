@@ -21,10 +21,11 @@ def measure(peer, case, cpus):
     guests_cpu, _ = cpus
     ports = [f'--vdev=net_virtio_user{i},path={peer.directory}/p{i}.sock,queue_size=1024,{FRONTS[case.front]}'
              for i in (0, 1)]
+    memory = ['--no-huge'] if case.small_pages else ['--in-memory', '--single-file-segments']
     idle = case.mode == 'idle'
     seconds, windows = (IDLE_SECONDS, 1) if idle else (SECONDS, WINDOWS)
     words = ['taskset', '--cpu-list', guests_cpu, machine.BUILT / 'front_ends', '--lcores', f'0@{guests_cpu}',
-             '--no-pci', '--no-telemetry', '--in-memory', '--single-file-segments', '-m', '256', '--log-level=error',
+             '--no-pci', '--no-telemetry', *memory, '-m', '256', '--log-level=error',
              *ports, '--',
              '--mode', case.mode, '--size', case.size, '--flows', case.flows, '--rate', case.rate,
              '--seconds', seconds, '--windows', windows]

@@ -114,6 +114,8 @@ def _caption(case):
     words = [f'{case.size} B', case.mode.replace('-', ' ')]
     if case.front == 'packed':
         words.append('packed ring')
+    if case.small_pages:
+        words.append('4 KiB pages')
     if case.flows > 1:
         words.append(f'{case.flows} address pairs')
     return ', '.join(words)

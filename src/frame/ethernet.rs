@@ -150,7 +150,7 @@ impl Header {
         Ok(())
     }
 
-    /// Reads the tags that seem to follow the addresses; `rest` is what is behind the first type field.
+    /// Reads the tags that seem to follow the addresses, behind a type field that announces one; `rest` is what is behind that.
     #[inline]
     fn read_tags(&mut self, rest: &[u8]) {
         let Some(([c0, c1, n0, n1], behind)) = rest.split_first_chunk::<TAG_LEN>() else {
@@ -276,6 +276,15 @@ mod tests {
         for length in 14..18 {
             let cut = parse(&bytes[..length]).unwrap();
             assert_eq!((cut.tag, cut.ethertype, cut.tags), (None, TPID_C, 0));
+        }
+        let bytes = frame(&[TPID_C, 1, TPID_S, 2, TPID_C, 3, TPID_C, 4]);
+        for length in 14..=bytes.len() {
+            let cut = parse(&bytes[..length]).unwrap();
+            assert_eq!(
+                usize::from(cut.tags),
+                ((length - 14) / 4).min(3),
+                "{length}"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! Segments of guest memory, and the one routine that moves bytes in and out of them.
 //!
-//! A [`Segment`] is a checked piece of guest memory: it can be copied from and to, and nothing else,
-//! because a reference to it would promise that the guest leaves the bytes alone. Copies behave like
+//! A [`Segment`] is a checked piece of guest memory: it can be copied from and to, which is left out where a header stands
+//! there already, and nothing else, because a reference to it would promise that the guest leaves the bytes alone. Copies behave like
 //! `memmove`: two segments may be the same memory (a frame from a guest to itself), also through
 //! different mappings. A guest that writes while we copy gets a mixture of old and new bytes.
 
@@ -326,7 +326,7 @@ pub(super) fn copy(dst: &[Segment<'_>], src: &Gather<'_>, log: Option<&DirtyLog>
     append(dst, done, src, log)
 }
 
-/// The same for a frame that begins with `start`, and not with header and head of `src`.
+/// The same for a frame that begins with `start`; `src` has neither header nor head.
 #[inline]
 pub(super) fn copy_behind(
     dst: &[Segment<'_>],
@@ -427,10 +427,10 @@ pub(super) fn copy_start(dst: &[Segment<'_>], start: &Start<'_>, log: Option<&Di
     scatter(dst, start, log)
 }
 
-/// Hints that the first bytes of a buffer are about to be written: a header, of which nothing has to be most often where it
-/// [is apart](is_apart), and what is behind it.
+/// Hints that the first bytes of a frame's first buffer are about to be written: a header, which most often need not be where
+/// it [is apart](is_apart), and what is behind it. It is one of a modern driver.
 #[inline]
-pub(super) fn prefetch_start(ptr: *const u8) {
+pub(super) fn prefetch_start(ptr: *mut u8) {
     if is_apart(ptr, MAX_HEADER) {
         cache::prefetch::<false>(ptr);
     } else {
@@ -439,7 +439,7 @@ pub(super) fn prefetch_start(ptr: *const u8) {
     cache::prefetch::<true>(ptr.wrapping_add(cache::LINE));
 }
 
-/// Whether a header of `len` bytes at `ptr` has a line of the cache to itself, since what is behind it begins with the next.
+/// Whether a header of `len` bytes at `ptr` does not share a line of the cache with what is behind it.
 /// Buffers that drivers use over and over still have the header of the frame before, which is the same most often: as long
 /// as nobody writes to that line, both sides keep it, and neither has to wait for it.
 #[inline]
@@ -453,7 +453,9 @@ fn is_apart(ptr: *const u8, len: usize) -> bool {
 ///
 /// `dst` must be valid for reads of as many bytes as `header` has.
 #[inline]
-unsafe fn stands_there(dst: *const u8, header: &[u8]) -> bool {
+pub(super) unsafe fn stands_there(dst: *const u8, header: &[u8]) -> bool {
+    // Two words that overlap cover no more.
+    const { assert!(MAX_HEADER <= 16) };
     if header.len() > MAX_HEADER || !is_apart(dst, header.len()) {
         return false;
     }
@@ -461,7 +463,8 @@ unsafe fn stands_there(dst: *const u8, header: &[u8]) -> bool {
         return false;
     };
     // SAFETY: both are within `header.len()` bytes, for which the caller guarantees validity; arrays of bytes have no
-    // alignment.
+    // alignment. Somebody else may write there at the same time: what is read decides only whether the header is written, and
+    // who changes it after that is the guest that it is for.
     unsafe {
         dst.cast::<[u8; 8]>().read() == *first
             && dst.add(header.len() - 8).cast::<[u8; 8]>().read() == *last

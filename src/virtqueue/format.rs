@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::copy::{self, Segment};
+use super::copy::Segment;
 use super::error::{Place, RingError};
 use super::memory::Lookup;
 pub(super) use super::spot::{Cursor, Spot};
@@ -195,13 +195,14 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
     /// at that as if nobody had.
     ///
     /// `accept` is called with the numbers 0, 1 and so on below `room`, each once, and no more after it has said no. Taken
-    /// are exactly those to which it has said yes.
+    /// are exactly those to which it has said yes. `hint` is called with where each of these begins.
     #[inline]
     pub fn take_singles<F: Format>(
         &mut self,
         format: &F,
         cursor: &mut Cursor,
         room: usize,
+        hint: impl Fn(*mut u8),
         mut accept: impl FnMut(usize, Single) -> Option<u32>,
     ) -> usize {
         let at = *cursor;
@@ -223,7 +224,7 @@ impl<'s, 'm, const WRITE: bool> Sink<'s, 'm, WRITE> {
             let Some(used) = accept(count, single) else {
                 break;
             };
-            prefetch::<WRITE>(ptr);
+            hint(ptr);
             // SAFETY: `ptr` was just looked up for `len` bytes, of which no more are used, in the memory that `lookup`
             // borrows for `'m`. There are no more rounds than `segments` has room behind its `first` elements.
             unsafe {
@@ -326,12 +327,8 @@ fn wrong_direction<const WRITE: bool>(place: Place) -> RingError {
 /// Hints that the first bytes of a buffer are about to be read, or written.
 #[inline]
 pub(super) fn prefetch<const WRITE: bool>(ptr: *mut u8) {
-    if WRITE {
-        copy::prefetch_start(ptr);
-    } else {
-        cache::prefetch::<false>(ptr);
-        cache::prefetch::<false>(ptr.wrapping_add(cache::LINE));
-    }
+    cache::prefetch::<WRITE>(ptr);
+    cache::prefetch::<WRITE>(ptr.wrapping_add(cache::LINE));
 }
 
 /// `vring_need_event` of VIRTIO 1.2, 2.7.10: whether moving from `old` to `new` passed `event`.

@@ -4,7 +4,7 @@
 //! with the guest and hostile: every index, address and length is read once and checked before use,
 //! no reference to guest memory is ever formed, and whatever is wrong becomes a [`RingError`] or a
 //! [`MemoryError`], never a panic. All raw pointers of the data path are in this room; what leaves it
-//! are [`Segment`]s, which can only be copied.
+//! are [`Segment`]s, which can only be copied, or compared with a header.
 //!
 //! - [`GuestMemory`] maps regions and survives their truncation ([`install_sigbus_handler`]).
 //! - [`RingConfig`] is activated into a [`TxRing`] (one worker at a time) or an [`RxRing`] (any number

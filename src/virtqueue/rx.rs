@@ -20,7 +20,7 @@ use super::batch::{Held as Reservation, RxBatch};
 use super::copy::{self, Gather, Segment, Start};
 use super::dirty::DirtyLog;
 use super::error::RingError;
-use super::format::{Cursor, Format, Single, Sink, prefetch};
+use super::format::{Cursor, Format, Single, Sink};
 use super::iovec::{self, Scatter};
 use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
@@ -249,14 +249,15 @@ impl RxRing {
         copy::copy_front(dst, header, head, self.window.log.as_deref())
     }
 
-    /// Writes a frame that begins with `start`, and not with the header and head of `frame`.
+    /// Writes a frame that begins with `start`; `frame` has neither header nor head.
     #[inline]
     pub fn copy_behind(&self, dst: &[Segment<'_>], start: &Start<'_>, frame: &Gather<'_>) -> usize {
+        debug_assert!(frame.header.is_empty() && frame.head.is_empty());
         copy::copy_behind(dst, start, frame, self.window.log.as_deref())
     }
 
-    /// Writes a frame of which there is nothing but `start`. A header that stands there already is not written if its line
-    /// is nobody else's, so that neither side has to wait for it.
+    /// Writes a frame of which there is nothing but `start`. A header that stands there already is not written if it does
+    /// not share a line with what is behind it, so that neither side has to wait for that line.
     #[inline]
     pub fn copy_start(&self, dst: &[Segment<'_>], start: &Start<'_>) -> usize {
         copy::copy_start(dst, start, self.window.log.as_deref())
@@ -372,7 +373,7 @@ impl RxRing {
             && let Some(Single { addr, len, .. }) = format.single::<true>(next, 0)
             && let Some(buffer) = Lookup::new(&self.window.memory, hint).find_here(addr, len)
         {
-            prefetch::<true>(buffer);
+            copy::prefetch_start(buffer);
         }
     }
 

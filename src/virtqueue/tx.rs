@@ -16,7 +16,7 @@ use crossbeam_utils::CachePadded;
 use super::copy::Segment;
 use super::dirty::DirtyLog;
 use super::error::RingError;
-use super::format::{Cursor, Format, MAX_SEGMENTS, Segments, Sink, Spot, Take, Used};
+use super::format::{Cursor, Format, MAX_SEGMENTS, Segments, Sink, Spot, Take, Used, prefetch};
 use super::lock::{Held, Lock};
 use super::memory::{GuestMemory, Lookup};
 use super::ring::{Progress, ResumeAt, RingConfig, Window, give_back, with_format};
@@ -436,7 +436,7 @@ fn take_singles<F: Format>(
         chains.as_mut_ptr().wrapping_add(first.0),
         peeked.as_mut_ptr().wrapping_add(first.1),
     );
-    let count = sink.take_singles(format, cursor, room, |number, single| {
+    let count = sink.take_singles(format, cursor, room, prefetch::<false>, |number, single| {
         if single.len == 0 {
             // An error, which the long way finds.
             return None;

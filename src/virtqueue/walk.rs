@@ -4,8 +4,9 @@
 //! looked at once more on the long way, which also tells what is wrong with it.
 
 use super::batch::{Buffers, Chains, RxChain};
+use super::copy::prefetch_start;
 use super::error::RingError;
-use super::format::{Cursor, Format, Sink, Spot, Take, Used};
+use super::format::{Cursor, Format, Sink, Spot, Take, Used, prefetch};
 use super::ring::RingFeatures;
 
 /// A walk through the available chains, frame by frame.
@@ -51,27 +52,27 @@ impl<F: Format> Walk<'_, '_, F> {
             frames.as_mut_ptr().wrapping_add(first.1),
         );
         let (format, cursor) = (self.format, &mut self.cursor);
-        let taken = self
-            .sink
-            .take_singles(format, cursor, room, |number, single| {
-                let want = wants[number].max(least);
-                if single.len < want {
-                    return None;
-                }
-                let used = Used {
-                    id: single.id,
-                    slots: 1,
-                    written: want,
-                };
-                let end = end + number as u32;
-                // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which both have behind their `first`
-                // elements.
-                unsafe {
-                    places.0.add(number).write(RxChain { used, end });
-                    places.1.add(number).write(1);
-                }
-                Some(want)
-            });
+        let taken =
+            self.sink
+                .take_singles(format, cursor, room, prefetch_start, |number, single| {
+                    let want = wants[number].max(least);
+                    if single.len < want {
+                        return None;
+                    }
+                    let used = Used {
+                        id: single.id,
+                        slots: 1,
+                        written: want,
+                    };
+                    let end = end + number as u32;
+                    // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which both have behind their `first`
+                    // elements.
+                    unsafe {
+                        places.0.add(number).write(RxChain { used, end });
+                        places.1.add(number).write(1);
+                    }
+                    Some(want)
+                });
         // SAFETY: `take_singles` has taken those, and all those, of which both elements were written behind the `first`.
         unsafe {
             self.chains.set_len(first.0 + taken);
@@ -96,26 +97,30 @@ impl<F: Format> Walk<'_, '_, F> {
         let (cursor, room) = (self.cursor, self.room());
         let (chains, segments) = (self.chains.len(), self.sink.segments());
         let places = self.chains.as_mut_ptr().wrapping_add(chains);
-        let taken =
-            self.sink
-                .take_singles(self.format, &mut self.cursor, room, |number, single| {
-                    // Each could carry a frame of its own, see `collect`.
-                    if missing == 0 || single.len < least {
-                        return None;
-                    }
-                    let written = single.len.min(missing);
-                    missing -= written;
-                    let used = Used {
-                        id: single.id,
-                        slots: 1,
-                        written,
-                    };
-                    let end = (segments + number + 1) as u32;
-                    // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which `self.chains` has behind its first
-                    // `chains` elements.
-                    unsafe { places.add(number).write(RxChain { used, end }) };
-                    Some(written.max(least))
-                });
+        let taken = self.sink.take_singles(
+            self.format,
+            &mut self.cursor,
+            room,
+            prefetch::<true>,
+            |number, single| {
+                // Each could carry a frame of its own, see `collect`.
+                if missing == 0 || single.len < least {
+                    return None;
+                }
+                let written = single.len.min(missing);
+                missing -= written;
+                let used = Used {
+                    id: single.id,
+                    slots: 1,
+                    written,
+                };
+                let end = (segments + number + 1) as u32;
+                // SAFETY: `take_singles` numbers its calls from 0 to below `room`, which `self.chains` has behind its first
+                // `chains` elements.
+                unsafe { places.add(number).write(RxChain { used, end }) };
+                Some(written.max(least))
+            },
+        );
         if missing != 0 {
             self.cursor = cursor;
             self.sink.truncate(segments);

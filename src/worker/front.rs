@@ -1,5 +1,5 @@
-//! What a copy of a frame begins with: the virtio-net header and, where tags change, the addresses and the tag behind
-//! them. The rest of the head is copied from where it lies.
+//! What a copy of a frame begins with: the virtio-net header and, where tags change, another tag behind the addresses. These
+//! and the rest of the head are copied from where they lie.
 
 use crate::frame::ethernet::{TAG_LEN, Tag, TagAction};
 use crate::frame::vnet::VnetHeader;

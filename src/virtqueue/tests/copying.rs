@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtqueue::copy::{copy, copy_behind, copy_bytes, copy_start};
+use crate::virtqueue::copy::{copy, copy_behind, copy_bytes, copy_start, stands_there};
 use crate::virtqueue::memory::Lookup;
 use crate::virtqueue::{Changed, Gather, Segment, Start, read, writev};
 
@@ -180,19 +180,23 @@ proptest! {
 fn headers_are_written_unless_they_stand_there() {
     let guest = Guest::new(2);
     let memory = guest.memory();
-    for len in [10, 12, 16] {
-        let header = &pattern(16, 5)[..len];
+    for len in [0, 4, 7, 8, 10, 12, 13, 16, 20] {
+        let header = &pattern(20, 5)[..len];
         let start = Start::new(header, &[7; 60]);
-        // Behind, at and before the place from which on the header has a line to itself; before it, each byte of the header
-        // has stood there as it is, or otherwise.
+        // At one place in a line the header shares it with nothing behind. Before, the header stood there with one byte
+        // changed, or as it is.
         for at in 0..64 {
             for other in 0..=len {
                 let mut before = [header, &[0xee; 61]].concat();
-                if let Some(byte) = before[..len].get_mut(other) {
-                    *byte ^= 1;
+                if other < len {
+                    before[other] ^= 1;
                 }
                 guest.fill(DATA + at, &before);
                 let dst = segments(&memory, DATA + at, &[len as u32 + 60]);
+                let kept = (8..=12).contains(&len) && (at as usize + len).is_multiple_of(64);
+                // SAFETY: the segment begins with as many bytes as the header has.
+                let stands = unsafe { stands_there(dst[0].ptr(), header) };
+                assert_eq!(stands, kept && other == len, "{len} {at} {other}");
                 assert_eq!(copy_start(&dst, &start, None), len + 60);
                 let expected = [header, &[7; 60], &[0xee]].concat();
                 assert_eq!(
@@ -201,6 +205,35 @@ fn headers_are_written_unless_they_stand_there() {
                     "{len} {at} {other}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn headers_that_change_from_frame_to_frame_are_written() {
+    let guest = Guest::new(2);
+    let memory = guest.memory();
+    // The header ends with its line.
+    let dst = segments(&memory, DATA + 52, &[100]);
+    for buffers in [1, 1, 2, 1, 1] {
+        for first in [None, Some(&[9; 12])] {
+            let mut header = [0; 12];
+            header[10] = buffers;
+            let changed = first.map(|first| Changed {
+                first,
+                second: None,
+            });
+            let start = Start {
+                header: &header,
+                changed,
+                head: &[7; 40],
+            };
+            let log = Log::new();
+            let written = copy_start(&dst, &start, Some(&log.log));
+            assert_eq!(log.take(), [DATA]);
+            let first = first.map_or(&[][..], |first| first);
+            let expected = [&header[..], first, &[7; 40]].concat();
+            assert_eq!(flatten(&guest, &dst)[..written], expected);
         }
     }
 }
