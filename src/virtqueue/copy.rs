@@ -1,15 +1,15 @@
 //! Segments of guest memory, and the one routine that moves bytes in and out of them.
 //!
 //! A [`Segment`] is a checked piece of guest memory: it can be copied from and to, which is left out where a header stands
-//! there already, and nothing else, because a reference to it would promise that the guest leaves the bytes alone. Copies behave like
-//! `memmove`: two segments may be the same memory (a frame from a guest to itself), also through
-//! different mappings. A guest that writes while we copy gets a mixture of old and new bytes.
+//! there already, and nothing else, because a reference to it would promise that the guest leaves the bytes alone. Copies
+//! behave like `memmove`: two segments may be the same memory (a frame from a guest to itself), also through different
+//! mappings. A guest that writes while we copy gets a mixture of old and new bytes.
 
 use std::marker::PhantomData;
 use std::ptr;
 
 use super::dirty::DirtyLog;
-use super::ring::MAX_HEADER;
+use super::start::{self, Start, copy_front, copy_start};
 use crate::sys::cache;
 
 /// A piece of one buffer of a descriptor chain, or a buffer of our own.
@@ -74,7 +74,7 @@ impl<'m> Segment<'m> {
     /// [`copy_start`](super::RxRing::copy_start) looks at.
     #[inline]
     pub fn keeps_header(&self, len: usize) -> bool {
-        is_apart(self.ptr, len)
+        start::is_apart(self.ptr, len)
     }
 
     /// Marks the part `from..from + len` as written.
@@ -96,58 +96,6 @@ impl<'m> Segment<'m> {
             // is resolved by the SIGBUS handler.
             unsafe { self.ptr.add(offset).read_volatile() };
         }
-    }
-}
-
-/// What a frame begins with, all of it ours: its parts stand one behind the other.
-#[derive(Debug, Clone, Copy)]
-pub struct Start<'a> {
-    /// The virtio-net header for this receiver.
-    pub header: &'a [u8],
-    /// What takes the place of the first bytes of the frame; nothing where these stay.
-    pub changed: Option<Changed<'a>>,
-    /// The first bytes of the frame as they were classified, but for those whose place is taken.
-    pub head: &'a [u8],
-}
-
-/// What stands between a header and a head that has changed: of a fixed length, so that it is moved without a question.
-#[derive(Debug, Clone, Copy)]
-pub struct Changed<'a> {
-    /// Always there.
-    pub first: &'a [u8; 12],
-    /// Behind that, if at all.
-    pub second: Option<&'a [u8; 4]>,
-}
-
-impl<'a> Start<'a> {
-    /// A header, and a head of which everything stays.
-    #[inline]
-    pub fn new(header: &'a [u8], head: &'a [u8]) -> Self {
-        Self {
-            header,
-            changed: None,
-            head,
-        }
-    }
-
-    #[inline]
-    fn parts(&self) -> [&'a [u8]; 4] {
-        let first = self.changed.map(|changed| &changed.first[..]);
-        let second = self.changed.and_then(|changed| changed.second);
-        let second = second.map(|second| &second[..]);
-        [
-            self.header,
-            first.unwrap_or_default(),
-            second.unwrap_or_default(),
-            self.head,
-        ]
-    }
-
-    /// Bytes in all.
-    #[inline]
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(&self) -> usize {
-        self.parts().iter().map(|part| part.len()).sum()
     }
 }
 
@@ -363,128 +311,6 @@ fn append(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&Dirty
     copy_rest(dst, done, src, log)
 }
 
-/// Writes a header and a head.
-#[inline(always)]
-#[allow(clippy::inline_always)]
-pub(super) fn copy_front(
-    dst: &[Segment<'_>],
-    header: &[u8],
-    head: &[u8],
-    log: Option<&DirtyLog>,
-) -> usize {
-    let known = header.len() + head.len();
-    if let [segment, ..] = dst
-        && known <= segment.len()
-    {
-        // Nearly always: both are in the first buffer.
-        // SAFETY: header and head are slices, and `known` is the length of both together, which is
-        // within the segment that is valid for `'m`.
-        unsafe {
-            copy_bytes(segment.ptr, header.as_ptr(), header.len());
-            copy_bytes(segment.ptr.add(header.len()), head.as_ptr(), head.len());
-        }
-        segment.mark(log, 0, known);
-        return known;
-    }
-    scatter(dst, &Start::new(header, head), log)
-}
-
-/// Writes what a frame begins with, but for a header that stands there already.
-#[inline(always)]
-#[allow(clippy::inline_always)]
-pub(super) fn copy_start(dst: &[Segment<'_>], start: &Start<'_>, log: Option<&DirtyLog>) -> usize {
-    let known = start.len();
-    if let [segment, ..] = dst
-        && known <= segment.len()
-    {
-        // Nearly always: all of it is in the first buffer.
-        let Start {
-            header,
-            changed,
-            head,
-        } = *start;
-        // SAFETY: all parts are slices or arrays, and `known` is the length of them together, which is within the segment that
-        // is valid for `'m`; arrays of bytes have no alignment.
-        unsafe {
-            let mut at = segment.ptr;
-            if !stands_there(at, header) {
-                copy_bytes(at, header.as_ptr(), header.len());
-            }
-            at = at.add(header.len());
-            if let Some(Changed { first, second }) = changed {
-                at.cast::<[u8; 12]>().write(*first);
-                at = at.add(first.len());
-                if let Some(second) = second {
-                    at.cast::<[u8; 4]>().write(*second);
-                    at = at.add(second.len());
-                }
-            }
-            copy_bytes(at, head.as_ptr(), head.len());
-        }
-        segment.mark(log, 0, known);
-        return known;
-    }
-    scatter(dst, start, log)
-}
-
-/// Hints that the first bytes of a frame's first buffer are about to be written: a header, which most often need not be where
-/// it [is apart](is_apart), and what is behind it. It is one of a modern driver.
-#[inline]
-pub(super) fn prefetch_start(ptr: *mut u8) {
-    if is_apart(ptr, MAX_HEADER) {
-        cache::prefetch::<false>(ptr);
-    } else {
-        cache::prefetch::<true>(ptr);
-    }
-    cache::prefetch::<true>(ptr.wrapping_add(cache::LINE));
-}
-
-/// Whether a header of `len` bytes at `ptr` does not share a line of the cache with what is behind it.
-/// Buffers that drivers use over and over still have the header of the frame before, which is the same most often: as long
-/// as nobody writes to that line, both sides keep it, and neither has to wait for it.
-#[inline]
-fn is_apart(ptr: *const u8, len: usize) -> bool {
-    (ptr.addr() + len).is_multiple_of(cache::LINE)
-}
-
-/// Whether `header` [is apart](is_apart), and what stands there already.
-///
-/// # Safety
-///
-/// `dst` must be valid for reads of as many bytes as `header` has.
-#[inline]
-pub(super) unsafe fn stands_there(dst: *const u8, header: &[u8]) -> bool {
-    // Two words that overlap cover no more.
-    const { assert!(MAX_HEADER <= 16) };
-    if header.len() > MAX_HEADER || !is_apart(dst, header.len()) {
-        return false;
-    }
-    let (Some(first), Some(last)) = (header.first_chunk::<8>(), header.last_chunk::<8>()) else {
-        return false;
-    };
-    // SAFETY: both are within `header.len()` bytes, for which the caller guarantees validity; arrays of bytes have no
-    // alignment. Somebody else may write there at the same time: what is read decides only whether the header is written, and
-    // who changes it after that is the guest that it is for.
-    unsafe {
-        dst.cast::<[u8; 8]>().read() == *first
-            && dst.add(header.len() - 8).cast::<[u8; 8]>().read() == *last
-    }
-}
-
-#[inline(never)]
-fn scatter(dst: &[Segment<'_>], start: &Start<'_>, log: Option<&DirtyLog>) -> usize {
-    let mut to = Writer::new(dst, 0);
-    let mut done = 0;
-    for part in start.parts() {
-        // SAFETY: `part` is a slice, valid for its length.
-        done += unsafe { to.put(part.as_ptr(), part.len()) };
-    }
-    if let Some(log) = log {
-        mark_all(dst, 0, done, log);
-    }
-    done
-}
-
 /// The same from and to any number of buffers.
 #[inline(never)]
 fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&DirtyLog>) -> usize {
@@ -504,14 +330,14 @@ fn copy_rest(dst: &[Segment<'_>], done: usize, src: &Gather<'_>, log: Option<&Di
 
 /// Marks `len` bytes behind the first `skip` as written.
 #[cold]
-fn mark_all(segments: &[Segment<'_>], skip: usize, len: usize, log: &DirtyLog) {
+pub(super) fn mark_all(segments: &[Segment<'_>], skip: usize, len: usize, log: &DirtyLog) {
     for (segment, from, count) in pieces(segments, skip, len) {
         segment.mark(Some(log), from, count);
     }
 }
 
 /// A place in a chain that is being filled.
-struct Writer<'s, 'm> {
+pub(super) struct Writer<'s, 'm> {
     /// Valid for writes of `here` bytes.
     ptr: *mut u8,
     /// Bytes from there to the end of the segment; none at the end of the chain.
@@ -522,7 +348,7 @@ struct Writer<'s, 'm> {
 impl<'s, 'm> Writer<'s, 'm> {
     /// Behind the first `skip` bytes.
     #[inline]
-    fn new(segments: &'s [Segment<'m>], skip: usize) -> Self {
+    pub fn new(segments: &'s [Segment<'m>], skip: usize) -> Self {
         let mut parts = pieces(segments, skip, usize::MAX);
         let first = parts.next();
         let (ptr, here) = first.map_or((ptr::null_mut(), 0), |(segment, from, count)| {
@@ -541,7 +367,7 @@ impl<'s, 'm> Writer<'s, 'm> {
     ///
     /// `from` must be valid for reads of `len` bytes.
     #[inline]
-    unsafe fn put(&mut self, from: *const u8, len: usize) -> usize {
+    pub unsafe fn put(&mut self, from: *const u8, len: usize) -> usize {
         let mut done = 0;
         loop {
             let count = (len - done).min(self.here);

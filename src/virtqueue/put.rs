@@ -7,11 +7,12 @@ use std::iter;
 use std::slice;
 use std::sync::atomic::Ordering;
 
-use super::copy::{self, Segment, Start};
+use super::copy::Segment;
 use super::format::{Format, Single, Used};
 use super::memory::{GuestMemory, Lookup};
 use super::ring::with_format;
 use super::rx::RxRing;
+use super::start::{self, Start};
 
 impl RxRing {
     /// Writes a frame of which there is no more than `start` into the next buffer, calls `delivered`, and shows the frame to the
@@ -53,7 +54,7 @@ impl RxRing {
         // holds; `buffer` does not outlive `self`.
         let buffer = unsafe { Segment::new(ptr, written, addr) };
         let log = self.window.log.as_deref();
-        copy::copy_start(slice::from_ref(&buffer), start, log);
+        start::copy_start(slice::from_ref(&buffer), start, log);
         delivered();
         let used = Used {
             id,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crossbeam_utils::CachePadded;
 
 use super::batch::{Held as Reservation, RxBatch};
-use super::copy::{self, Gather, Segment, Start};
+use super::copy::{self, Gather, Segment};
 use super::dirty::DirtyLog;
 use super::error::RingError;
 use super::format::{Cursor, Format, Single, Sink};
@@ -26,6 +26,7 @@ use super::lock::Lock;
 use super::memory::{GuestMemory, Lookup};
 use super::order::Order;
 use super::ring::{MAX_HEADER, Progress, ResumeAt, RingConfig, Window, with_format};
+use super::start::{self, Start};
 use super::sum;
 use super::walk::{Outcome, Walk};
 use crate::frame::checksum::Sum;
@@ -246,7 +247,7 @@ impl RxRing {
     /// Writes a frame of which there is nothing but these two.
     #[inline]
     pub fn copy_front(&self, dst: &[Segment<'_>], header: &[u8], head: &[u8]) -> usize {
-        copy::copy_front(dst, header, head, self.window.log.as_deref())
+        start::copy_front(dst, header, head, self.window.log.as_deref())
     }
 
     /// Writes a frame that begins with `start`; `frame` has neither header nor head.
@@ -260,7 +261,7 @@ impl RxRing {
     /// not share a line with what is behind it, so that neither side has to wait for that line.
     #[inline]
     pub fn copy_start(&self, dst: &[Segment<'_>], start: &Start<'_>) -> usize {
-        copy::copy_start(dst, start, self.window.log.as_deref())
+        start::copy_start(dst, start, self.window.log.as_deref())
     }
 
     /// Writes what is behind the head of a frame into the segments of one grant, behind their first `at`
@@ -373,7 +374,7 @@ impl RxRing {
             && let Some(Single { addr, len, .. }) = format.single::<true>(next, 0)
             && let Some(buffer) = Lookup::new(&self.window.memory, hint).find_here(addr, len)
         {
-            copy::prefetch_start(buffer);
+            start::prefetch_start(buffer);
         }
     }
 

@@ -4,10 +4,10 @@
 //! looked at once more on the long way, which also tells what is wrong with it.
 
 use super::batch::{Buffers, Chains, RxChain};
-use super::copy::prefetch_start;
 use super::error::RingError;
 use super::format::{Cursor, Format, Sink, Spot, Take, Used, prefetch};
 use super::ring::RingFeatures;
+use super::start::prefetch_start;
 
 /// A walk through the available chains, frame by frame.
 pub(super) struct Walk<'w, 'm, F> {

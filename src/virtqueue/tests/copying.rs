@@ -6,8 +6,9 @@ use std::os::unix::net::UnixDatagram;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtqueue::copy::{copy, copy_behind, copy_bytes, copy_start, stands_there};
+use crate::virtqueue::copy::{copy, copy_behind, copy_bytes};
 use crate::virtqueue::memory::Lookup;
+use crate::virtqueue::start::{copy_start, stands_there};
 use crate::virtqueue::{Changed, Gather, Segment, Start, read, writev};
 
 /// Segments of the given lengths, with gaps of one byte, from `at` on.
