@@ -52,7 +52,7 @@ tap = {{ name = "tap0", mac = "{host}" }}
 [[uplink]]
 name = "up0"
 relay = "net"
-macvtap = {{ parent = "eth1", mode = "bridge" }}
+macvtap = {{ parent = "eth1", mode = "{mode}" }}
 """,
 }
 
@@ -75,19 +75,7 @@ def _cabled(lab):
 def macvtap_uplink(lab, mode):
     """A guest reaches a station beyond a MACVTAP uplink: ping, and TCP with segments left to the devices, summed."""
     here, there = _cabled(lab)
-    evb = lab.evb('a', before=netns.within(here), config=f'''
-[[relay]]
-name = "net"
-[[port]]
-name = "a"
-relay = "net"
-listen = "{{dir}}/a.sock"
-mac = ["{mac(1)}"]
-[[uplink]]
-name = "up0"
-relay = "net"
-macvtap = {{ parent = "eth1", mode = "{mode}" }}
-''')
+    evb = lab.evb('a', before=netns.within(here), config=_DEVICES['macvtap'].format(guest=mac(1), mode=mode))
     guest = lab.linux('a', nic(evb.socket('a'), mac(1))).ready()
     guest.up('10.0.0.1')
     guest.reach('10.0.0.2')
@@ -116,7 +104,7 @@ def rates_beside_qemu(lab, kind):
     """TCP with segments left to the devices, to a station and back: through `evb`, and through QEMU's own back end for a device
     of the same kind, in turn. Their rates are told."""
     here, there = _cabled(lab)
-    evb = lab.evb('a', before=netns.within(here), config=_DEVICES[kind].format(guest=mac(1), host=mac(2)))
+    evb = lab.evb('a', before=netns.within(here), config=_DEVICES[kind].format(guest=mac(1), host=mac(2), mode='bridge'))
     ours = lab.linux('ours', nic(evb.socket('a'), mac(1)))
     if kind == 'tap':
         # The host itself is the station, in a subnet for each guest.
