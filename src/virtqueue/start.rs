@@ -61,7 +61,7 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Writes a header and a head.
+/// Writes a header and a head, without a look at what stands there.
 #[inline(always)]
 #[allow(clippy::inline_always)]
 pub(super) fn copy_front(

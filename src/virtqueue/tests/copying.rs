@@ -211,6 +211,24 @@ fn headers_are_written_unless_they_stand_there() {
 }
 
 #[test]
+fn a_header_that_stands_there_is_not_written() {
+    let guest = Guest::new(2);
+    let memory = guest.memory();
+    let at = DATA + 0x1000 - 12;
+    let start = Start::new(&[5; 12], &[7; 60]);
+    guest.fill(at, start.header);
+    let dst = segments(&memory, at, &[72]);
+    let page = dst[0].ptr().wrapping_sub(0x1000 - 12).cast();
+    // SAFETY: the page before that of the frame is mapped, and nobody else writes to it.
+    let protect = |how| assert_eq!(unsafe { libc::mprotect(page, 0x1000, how) }, 0);
+    // Whoever writes to the page of the header dies.
+    protect(libc::PROT_READ);
+    assert_eq!(copy_start(&dst, &start, None), 72);
+    protect(libc::PROT_READ | libc::PROT_WRITE);
+    assert_eq!(guest.bytes(at, 72), [&[5; 12][..], &[7; 60]].concat());
+}
+
+#[test]
 fn headers_that_change_from_frame_to_frame_are_written() {
     let guest = Guest::new(2);
     let memory = guest.memory();
